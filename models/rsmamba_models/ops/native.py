@@ -1,0 +1,300 @@
+"""The ``native`` back end: a C++ library of ours, loaded with ctypes; float32 on the CPU.
+
+The library (``csrc/``) has a plain C interface and no tie to the Python or torch version. It is
+built by ``pip install`` where a C++ compiler is at hand, or by ``python setup.py build_ext
+--inplace`` in a checkout, and holds one kernel per instruction set; the processor decides which one
+runs. ``RSMAMBA_NATIVE_ISA`` (``avx512``, ``avx2`` or ``baseline``) asks for a lesser one.
+
+Numbers: results do not depend on the number of threads by a single bit. Against float64, outputs
+agree to about 1e-6 and gradients to 1e-5 of their largest value. Denormals count as zero.
+"""
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rsmamba_models.errors import ArgumentsError, BackendError
+
+ISA_ENVIRONMENT = "RSMAMBA_NATIVE_ISA"
+_ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}  # best first; the numbers of csrc/dispatch.cpp
+_INTERFACE_VERSION = 1
+_LIBRARY = Path(__file__).with_name("_native.so")  # so named on every platform
+
+_POINTERS_IN = ("u", "delta", "a", "b", "c", "skip", "bias", "order")
+_POINTERS_OUT = (
+    *("y", "grad_y", "grad_u", "grad_delta", "grad_a"),
+    *("grad_b", "grad_c", "grad_skip", "grad_bias"),
+)
+_SIZES = (
+    *("batch", "directions", "length", "channels", "states"),
+    *("u_batch", "u_length"),
+    *("delta_batch", "delta_direction", "delta_length"),
+    *("b_batch", "b_direction", "b_length"),
+    *("c_batch", "c_direction", "c_length"),
+    *("grad_batch", "grad_length", "softplus"),
+)
+
+
+class _ScanProblem(ctypes.Structure):
+    """``ScanProblem`` of csrc/scan.h, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in _SIZES),
+        *((name, ctypes.c_void_p) for name in (*_POINTERS_IN, *_POINTERS_OUT)),
+    )
+
+
+def is_available() -> bool:
+    """Whether the library was built, loads, and knows the instruction set asked for."""
+    return not why_not()
+
+
+def why_not() -> str:
+    """Why the back end cannot be used here, in a sentence; "" when it can."""
+    try:
+        _isa()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+def build_info() -> dict[str, str]:
+    """The library file in use and the instruction set that runs.
+
+    Raises:
+        BackendError: The back end is not usable here.
+    """
+    return {"library": str(_LIBRARY), "isa": _isa()}
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    order: Tensor,
+    delta_softplus: bool,
+) -> Tensor:
+    """Scan a map along K directions and sum the results; see ``ops.directional_scan``.
+
+    Args:
+        u: ``(B, L, D)``. This and every other tensor but ``order``: float32 on the CPU, any outer
+            strides.
+        delta: ``(B, K, L, D)`` raw steps at map positions.
+        A: ``(K, D, N)`` decay rates, zero or less.
+        B: ``(B, K, L, N)``.
+        C: ``(B, K, L, N)``.
+        D: ``(K, D)`` skip weights, or None.
+        delta_bias: ``(K, D)``, or None.
+        order: ``(K, L)`` integers, each row a permutation of ``0..L-1`` (the range is checked).
+        delta_softplus: Whether the step goes through softplus.
+
+    Returns:
+        ``(B, L, D)`` float32, contiguous.
+
+    Raises:
+        ArgumentsError: Shapes or dtypes that do not fit, or an order outside ``0..L-1``.
+        BackendError: The back end is not usable here, or memory ran out.
+    """
+    call = _Call(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    y = u.new_empty(u.shape)
+    if call.empty:
+        return y.zero_()
+    call.point("y", y)
+    call.run("rsmamba_scan_forward")
+    return y
+
+
+def backward(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    order: Tensor,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of ``forward``.
+
+    Args:
+        grad_y: ``(B, L, D)`` float32, the gradient of the result.
+        u: This and the others as in ``forward``.
+        delta: As in ``forward``.
+        A: As in ``forward``.
+        B: As in ``forward``.
+        C: As in ``forward``.
+        D: As in ``forward``.
+        delta_bias: As in ``forward``.
+        order: As in ``forward``; here a row that is no permutation leaves gradients undefined.
+        delta_softplus: As in ``forward``.
+
+    Returns:
+        ``(du, ddelta, dA, dB, dC, dD, ddelta_bias)``, contiguous and shaped as the inputs; None
+        for ``D`` or ``delta_bias`` that were None.
+
+    Raises:
+        ArgumentsError: As in ``forward``.
+        BackendError: As in ``forward``.
+    """
+    call = _Call(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    call.check("grad_y", grad_y, tuple(u.shape))
+    inputs = (u, delta, A, B, C, D, delta_bias)
+    names = ("u", "delta", "a", "b", "c", "skip", "bias")
+    grads = tuple(None if t is None else t.new_empty(t.shape) for t in inputs)
+    if call.empty:
+        grads = tuple(None if g is None else g.zero_() for g in grads)
+    else:
+        call.point("grad_y", call.rows("grad", grad_y, ("batch", "length")))
+        for name, grad in zip(names, grads, strict=True):
+            call.point(f"grad_{name}", grad)
+        call.run("rsmamba_scan_backward")
+    return grads  # type: ignore[return-value]
+
+
+class _Call:
+    """One call of the library: the checked arguments, and what must stay alive until it returns."""
+
+    def __init__(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        delta_bias: Tensor | None,
+        order: Tensor,
+        delta_softplus: bool,
+    ) -> None:
+        if u.dim() != 3 or A.dim() != 3:
+            raise ArgumentsError(
+                f"u must be (B, L, D) and A (K, D, N), got {tuple(u.shape)} and {tuple(A.shape)}"
+            )
+        batch, length, channels = u.shape
+        directions, _, states = A.shape
+        self.check("u", u, (batch, length, channels))
+        self.check("delta", delta, (batch, directions, length, channels))
+        self.check("A", A, (directions, channels, states))
+        self.check("B", B, (batch, directions, length, states))
+        self.check("C", C, (batch, directions, length, states))
+        for name, extra in (("D", D), ("delta_bias", delta_bias)):
+            if extra is not None:
+                self.check(name, extra, (directions, channels))
+        if tuple(order.shape) != (directions, length) or order.is_floating_point():
+            raise ArgumentsError(
+                f"order must be integers of shape {(directions, length)}, got {order.dtype} of "
+                f"shape {tuple(order.shape)}"
+            )
+        if length > torch.iinfo(torch.int32).max:
+            raise ArgumentsError(
+                f"a map of {length} pixels is beyond the native scan's 32-bit order"
+            )
+
+        self.empty = 0 in (batch, directions, length, channels, states)
+        self._alive: list[Tensor] = []
+        self._problem = _ScanProblem(
+            batch=batch,
+            directions=directions,
+            length=length,
+            channels=channels,
+            states=states,
+            softplus=int(delta_softplus),
+        )
+        if self.empty:
+            return
+        self.point("u", self.rows("u", u, ("batch", "length")))
+        self.point("delta", self.rows("delta", delta, ("batch", "direction", "length")))
+        self.point("b", self.rows("b", B, ("batch", "direction", "length")))
+        self.point("c", self.rows("c", C, ("batch", "direction", "length")))
+        for name, small in (("a", A), ("skip", D), ("bias", delta_bias)):
+            self.point(name, None if small is None else small.contiguous())
+        self.point("order", order.to(torch.int32).contiguous())
+
+    @staticmethod
+    def check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+        """Refuse what the library could not read."""
+        if tuple(tensor.shape) != shape:
+            raise ArgumentsError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ArgumentsError(
+                f"the native scan takes float32 on the CPU; {name} is {tensor.dtype} on "
+                f"{tensor.device}"
+            )
+
+    def rows(self, name: str, tensor: Tensor, axes: tuple[str, ...]) -> Tensor:
+        """``tensor``, its last axis made contiguous, with its outer strides noted."""
+        if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+            tensor = tensor.contiguous()
+        for axis, stride in zip(axes, tensor.stride(), strict=False):
+            setattr(self._problem, f"{name}_{axis}", stride)
+        return tensor
+
+    def point(self, name: str, tensor: Tensor | None) -> None:
+        """Let a field point at a tensor, and keep the tensor alive."""
+        if tensor is not None:
+            self._alive.append(tensor)
+            setattr(self._problem, name, tensor.data_ptr())
+
+    def run(self, function: str) -> None:
+        """Call the library; ctypes gives the interpreter lock free meanwhile."""
+        entry = getattr(_library(), function)
+        status = entry(ctypes.byref(self._problem), _ISAS[_isa()], torch.get_num_threads())
+        if status == 2:
+            raise ArgumentsError("order holds positions outside 0..L-1")
+        if status:
+            raise BackendError(
+                "the native scan ran out of memory"
+                if status == 1
+                else f"the native library returned status {status}"
+            )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    if not _LIBRARY.is_file():
+        raise BackendError(
+            "the native library was not built (no C++ compiler when rsmamba was installed?); "
+            "install a compiler and reinstall"
+        )
+    try:
+        library = ctypes.CDLL(str(_LIBRARY))
+        version = library.rsmamba_interface_version()
+    except (OSError, AttributeError) as error:
+        raise BackendError(f"the native library {_LIBRARY} cannot be loaded: {error}") from error
+    if version != _INTERFACE_VERSION:
+        raise BackendError(
+            f"the native library {_LIBRARY} is of interface {version}, this code needs "
+            f"{_INTERFACE_VERSION}: reinstall rsmamba"
+        )
+    for name in ("rsmamba_scan_forward", "rsmamba_scan_backward"):
+        function = getattr(library, name)
+        function.argtypes = (ctypes.POINTER(_ScanProblem), ctypes.c_int, ctypes.c_int)
+        function.restype = ctypes.c_int
+    return library
+
+
+def _isa() -> str:
+    """The instruction set to run: the best one here, or the one the environment asks for.
+
+    Raises:
+        BackendError: No library, or it or the processor lacks what the environment asks for.
+    """
+    library = _library()
+    asked = os.environ.get(ISA_ENVIRONMENT)
+    if not asked:
+        return next(name for name, number in _ISAS.items() if library.rsmamba_has_isa(number))
+    if asked not in _ISAS:
+        raise BackendError(f"{ISA_ENVIRONMENT}={asked!r} is unknown; known: {', '.join(_ISAS)}")
+    if not library.rsmamba_has_isa(_ISAS[asked]):
+        raise BackendError(f"{ISA_ENVIRONMENT}={asked}: this processor or build does not have it")
+    return asked
