@@ -1,0 +1,113 @@
+"""Getting from what people have (files, wrapped dicts, arrays) to a plain dict of tensors."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rsmamba_models.errors import ImportFailedError
+from rsmamba_models.importers.unpickle import load_pickle
+
+_WRAPPERS = ("state_dict", "net", "model", "module", "model_state_dict", "params")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+
+
+def read_state(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Official keys to CPU tensors (float32 or integers), wrappers and prefixes removed.
+
+    Raises:
+        ImportFailedError: Unreadable, or not a state dict.
+    """
+    state: Any = source
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        state = _load_safetensors(path) if path.suffix == ".safetensors" else load_pickle(path)
+    state = _unwrap(state)
+    if isinstance(state, nn.Module):
+        raise ImportFailedError("a state dict is wanted, not a module: pass model.state_dict()")
+    if not isinstance(state, Mapping) or not state:
+        raise ImportFailedError(
+            f"no state dict was found: got {type(state).__name__}, wanted keys to tensors, bare "
+            f"or under one of {', '.join(_WRAPPERS)}"
+        )
+    tensors = {str(key): _tensor(str(key), value) for key, value in state.items()}
+    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None):
+        tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+    return tensors
+
+
+def check_keys(found: Iterable[str], wanted: Iterable[str], what: str) -> None:
+    """Refuse a state dict whose keys are not exactly the wanted ones.
+
+    Raises:
+        ImportFailedError: Names the first missing and left-over keys.
+    """
+    found, wanted = set(found), set(wanted)
+    problems = []
+    if missing := sorted(wanted - found):
+        problems.append(f"missing: {several(missing)}")
+    if extra := sorted(found - wanted):
+        problems.append(f"not part of it: {several(extra)}")
+    if problems:
+        raise ImportFailedError(f"the state dict does not fit {what}; keys {'; '.join(problems)}")
+
+
+def check_shape(key: str, found: Tensor, wanted: tuple[int, ...]) -> None:
+    """Refuse a tensor of another shape.
+
+    Raises:
+        ImportFailedError: Names the key and both shapes.
+    """
+    if tuple(found.shape) != wanted:
+        raise ImportFailedError(
+            f"{key} has shape {tuple(found.shape)}, the architecture that the other keys describe "
+            f"wants {wanted}"
+        )
+
+
+def several(names: list[str], most: int = 5) -> str:
+    """The first few of a list, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _unwrap(state: Any) -> Any:
+    for _ in range(8):  # wrappers nest, but not for ever
+        if not isinstance(state, Mapping) or any(_is_array(v) for v in state.values()):
+            return state
+        inner = (state[w] for w in _WRAPPERS if isinstance(state.get(w), Mapping))
+        state = next(inner, None)
+    return state
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray)
+
+
+def _tensor(key: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor | np.ndarray | np.generic):
+        raise ImportFailedError(f"{key} holds a {type(value).__name__}, not a tensor")
+    try:
+        tensor = torch.as_tensor(value).detach().cpu()
+    except TypeError as error:
+        raise ImportFailedError(f"{key}: {error}") from error
+    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
+        raise ImportFailedError(f"{key} is a {tensor.dtype} of layout {tensor.layout}: not read")
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ImportFailedError(f"{path}: not a readable safetensors file ({error})") from error
+    return tensors

@@ -1,0 +1,68 @@
+"""Convolutions that change a map's size, and the convolution block of the decoders."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """Image to tokens at stride 4 by two overlapping convolutions (VMamba's "v2" stem).
+
+    Args:
+        in_chans: Bands of the image.
+        channels: Width of the tokens; the first convolution has half of it.
+        eps: Epsilon of both layer norms.
+    """
+
+    def __init__(self, in_chans: int, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, channels // 2, 3, stride=2, padding=1)
+        self.norm1 = nn.LayerNorm(channels // 2, eps=eps)
+        self.conv2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.norm2 = nn.LayerNorm(channels, eps=eps)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, H/4, W/4, channels)."""
+        x = F.gelu(self.norm1(self.conv1(image).permute(0, 2, 3, 1)))
+        x = self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out: Tensor = self.norm2(x)
+        return out
+
+
+class Downsample(nn.Module):
+    """Halve a channel-last map: convolution 3x3 of stride 2, layer norm.
+
+    Args:
+        in_channels: Width in.
+        out_channels: Width out.
+        eps: Epsilon of the layer norm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.norm = nn.LayerNorm(out_channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in) -> (B, ceil(H/2), ceil(W/2), out)."""
+        out: Tensor = self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return out
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution of odd size at stride 1, batch norm, ReLU.
+
+    Args:
+        in_channels: Width in.
+        out_channels: Width out.
+        kernel: Side of the convolution.
+        bias: Whether the convolution has one.
+        eps: Epsilon of the batch norm.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, bias: bool, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+        self.norm = nn.BatchNorm2d(out_channels, eps=eps)
+        self.act = nn.ReLU()

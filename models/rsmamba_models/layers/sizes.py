@@ -1,0 +1,27 @@
+"""Images of any size through networks that want a multiple."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rsmamba_models.errors import ArgumentsError
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until both sides are multiples.
+
+    Args:
+        x: ``(B, C, H, W)``, H and W at least 1.
+        multiple: The side's divisor.
+
+    Raises:
+        ArgumentsError: Not four axes, or an empty side.
+    """
+    if x.dim() != 4 or x.shape[-1] == 0 or x.shape[-2] == 0:
+        raise ArgumentsError(f"a model takes images (B, C, H, W), not of shape {tuple(x.shape)}")
+    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The top left part of ``(B, C, H, W)``: what ``pad_to_multiple`` had been given."""
+    return x[..., :height, :width]
