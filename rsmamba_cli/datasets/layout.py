@@ -1,0 +1,192 @@
+"""Finding the images and labels of a dataset on disk, whichever of the usual layouts it has.
+
+Four arrangements are understood (S a split, R a role such as image, t1 or label):
+
+* ``S/R/stem.*``: the official layout of RS-Mamba, WHU, LEVIR-CD and Massachusetts;
+* ``R/S/stem.*``: ``img_dir/train`` and ``ann_dir/train``;
+* ``S/stem.*`` beside ``S_labels/stem.*``;
+* ``R/stem.*`` with ``list/S.txt`` naming the files of a split.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsmamba_cli.datasets.files import list_images
+from rsmamba_cli.datasets.info import ROLES, SPLITS, DatasetInfo
+from rsmamba_cli.errors import DatasetError
+
+_ROLE_NAMES: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "images", "img", "imgs", "img_dir", "sat"),
+    "t1": ("t1", "a", "time1", "im1", "before", "pre"),
+    "t2": ("t2", "b", "time2", "im2", "after", "post"),
+    "label": ("label", "labels", "mask", "masks", "map", "gt", "ann_dir", "annotations", "out"),
+}
+_SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_LABEL_ENDINGS = ("_labels", "_label", "_masks", "_mask")
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The files of one sample: ``images`` in role order, and the label."""
+
+    stem: str
+    images: tuple[Path, ...]
+    label: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What was found: the task, and the tiles of every split there is."""
+
+    root: Path
+    task: str
+    splits: Mapping[str, tuple[Tile, ...]]
+
+    def labels(self) -> Iterator[Path]:
+        """Every label file of every split."""
+        return (tile.label for tiles in self.splits.values() for tile in tiles)
+
+
+def find_layout(root: Path, info: DatasetInfo, task: str | None = None) -> Layout:
+    """Find the splits of a dataset below ``root``.
+
+    Args:
+        root: the dataset's folder.
+        info: its catalogue entry, for the tasks it allows and the words of a refusal.
+        task: look for this task's folders only; None tries the entry's tasks in turn.
+
+    Raises:
+        DatasetError: nothing there, another layout, or files that do not pair; the message says
+            where the dataset comes from, what was expected and what was found.
+    """
+    if task is not None and task not in info.tasks:
+        raise DatasetError(f"{info.title} is for {info.task}, not for {task}.")
+    if not root.is_dir():
+        kind = "is a file, not a folder" if root.exists() else "does not exist"
+        raise DatasetError(_refusal(info, f"{root} {kind}."))
+    for candidate in (task,) if task else info.tasks:
+        splits = {}
+        for split in SPLITS:
+            found = _find_split(root, candidate, split)
+            if found is not None:
+                splits[split] = _pair(root, split, *found)
+        if splits:
+            return Layout(root, candidate, splits)
+    raise DatasetError(_refusal(info, f"In {root} there is {describe_tree(root)}."))
+
+
+def _refusal(info: DatasetInfo, found: str) -> str:
+    """Say what is missing and how to get it right."""
+    layout = info.layout.replace("\n", "\n  ")
+    return (
+        f"The dataset {info.name} ({info.title}) was not found. {found}\n"
+        f"Get it from: {info.source}\n"
+        f"Layout:\n  {layout}\n"
+        "Name its folder with --data DIR."
+    )
+
+
+def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The subfolder with one of these names, upper or lower case; None when there is none.
+
+    Raises:
+        DatasetError: two subfolders answer to the names.
+    """
+    found = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name.lower() in names]
+    if len(found) > 1:
+        raise DatasetError(
+            f"{folder} holds both {found[0].name} and {found[1].name}: only one of them can be "
+            f"meant. Rename or remove the other."
+        )
+    return found[0] if found else None
+
+
+def _find_split(
+    root: Path, task: str, split: str
+) -> tuple[tuple[Path, ...], tuple[str, ...] | None] | None:
+    """Find a split's folders in role order, and the stems that a list names (None: all)."""
+    names = _SPLIT_NAMES[split]
+    roles = ROLES[task]
+    folder = _child(root, names)
+    if folder is not None:
+        below = [_child(folder, _ROLE_NAMES[role]) for role in roles]
+        if complete := _all(below):
+            return complete, None
+        labels = _child(root, tuple(name + end for name in names for end in _LABEL_ENDINGS))
+        if task == "segmentation" and labels is not None:
+            return (folder, labels), None
+    by_role = _all([_child(root, _ROLE_NAMES[role]) for role in roles])
+    if by_role:
+        if complete := _all([_child(folder, names) for folder in by_role]):
+            return complete, None
+        lists = _child(root, ("list", "lists", "splits"))
+        if lists is not None:
+            for name in names:
+                if (file := lists / f"{name}.txt").is_file():
+                    lines = file.read_text(encoding="utf-8").split("\n")
+                    stems = (Path(line.split()[0]).stem for line in lines if line.strip())
+                    return by_role, tuple(sorted(set(stems)))
+    return None
+
+
+def _all(folders: list[Path | None]) -> tuple[Path, ...] | None:
+    """All of them, or None when one is missing."""
+    present = tuple(f for f in folders if f is not None)
+    return present if len(present) == len(folders) else None
+
+
+def _pair(
+    root: Path, split: str, folders: tuple[Path, ...], stems: tuple[str, ...] | None
+) -> tuple[Tile, ...]:
+    """Match the files of a split by stem.
+
+    Raises:
+        DatasetError: a folder is empty, or a file has no partner.
+    """
+    listed = [list_images(folder) for folder in folders]
+    for folder, files in zip(folders, listed, strict=True):
+        if not files:
+            raise DatasetError(
+                f"{folder} holds no images (found {describe_tree(folder)}). "
+                "Put the tiles there, or remove the split's folder."
+            )
+    if stems is None:
+        stems = tuple(sorted(set().union(*listed)))
+    for folder, files in zip(folders, listed, strict=True):
+        if missing := [stem for stem in stems if stem not in files]:
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise DatasetError(
+                f"{folder.relative_to(root)} in {root} lacks {len(missing)} of the {len(stems)} "
+                f"tiles of the split {split}: {shown}. An image and its label have the same stem."
+            )
+    return tuple(
+        Tile(stem, tuple(files[stem] for files in listed[:-1]), listed[-1][stem]) for stem in stems
+    )
+
+
+def describe_tree(root: Path, depth: int = 2) -> str:
+    """Say in one line what a folder holds, two levels deep: "train/image (48 files), ..."."""
+    parts: list[str] = []
+
+    def visit(folder: Path, level: int) -> None:
+        entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+        count = sum(p.is_file() for p in entries)
+        folders = [p for p in entries if p.is_dir()]
+        if count or (not folders and folder != root):
+            where = "" if folder == root else f"{folder.relative_to(root)} "
+            parts.append(f"{where}({count} file{'s' * (count != 1)})".strip())
+        for sub in folders:
+            if level < depth:
+                visit(sub, level + 1)
+            else:
+                parts.append(f"{sub.relative_to(root)}/...")
+
+    visit(root, 0)
+    if not parts:
+        return "nothing"
+    return ", ".join(parts[:12]) + (f" and {len(parts) - 12} more" if len(parts) > 12 else "")
