@@ -1,0 +1,294 @@
+"""What a run is made of: the dataset, the model, its normalisation, and what a checkpoint says."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rsmamba_cli.datasets import Dataset, open_dataset
+from rsmamba_cli.datasets.info import ROLES
+from rsmamba_cli.errors import CheckpointError, InputError
+from rsmamba_cli.events import EventHandler, Warned
+from rsmamba_cli.training.data import measure_transform
+from rsmamba_cli.training.recipe import DataPart, TrainConfig
+from rsmamba_models import (
+    CheckpointMeta,
+    ClassInfo,
+    InputSpec,
+    ModelsError,
+    Transform,
+    create_model,
+    load_checkpoint,
+    model_info,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model and everything its training starts from.
+
+    Attributes:
+        dataset: what is learnt from.
+        model: fresh, or with the weights of ``init``.
+        transform: normalisation of every date.
+        meta: what its checkpoints say, but for metrics and progress.
+    """
+
+    dataset: Dataset
+    model: nn.Module
+    transform: Transform
+    meta: CheckpointMeta
+
+
+def assemble(config: TrainConfig, on_event: EventHandler, init: Path | None = None) -> Parts:
+    """Open the dataset and build the model that a recipe asks for.
+
+    Random weights are drawn from torch's global generator, which the caller seeds.
+
+    Args:
+        config: the recipe.
+        on_event: told what of ``init`` was not simply copied.
+        init: a checkpoint to start from, or None.
+
+    Raises:
+        DatasetError: the dataset is missing or wrong.
+        CheckpointError: ``init`` cannot be read or does not fit.
+        InputError: model and dataset do not go together.
+    """
+    initial = None
+    if init is not None:
+        initial = load_initial(init)
+    name = config.model.name or (initial[1].architecture if initial else None)
+    task: str | None = config.data.task
+    if name is not None and task is None:
+        task = _task_of(name)
+    dataset = open_for_training(config.data, task)
+    if name is None:
+        name = "rsm_cd_nano" if dataset.task == "change" else "rsm_ss_nano"
+    if _task_of(name) != dataset.task:
+        raise InputError(
+            f"{name} is a model for {_task_of(name)}, but the dataset {config.data.dataset} is for "
+            f"{dataset.task}."
+        )
+    arguments = dict(config.model.arguments)
+    if initial and initial[1].architecture == name:
+        arguments = {**initial[1].arguments, **arguments}
+    outputs = 1 if len(dataset.classes) == 2 else len(dataset.classes)
+    arguments |= {"in_chans": len(dataset.bands), "num_classes": outputs}
+    try:
+        model = create_model(name, **arguments)
+    except ModelsError as error:
+        raise InputError(str(error)) from error
+    if initial:
+        for line in adopt_weights(model, initial[0], str(init)):
+            on_event(Warned(line))
+    transform = _choose_transform(config.data, dataset, initial[1] if initial else None)
+    meta = _describe(config, dataset, model, transform)
+    return Parts(dataset, model, transform, meta)
+
+
+def load_initial(path: Path) -> tuple[nn.Module, CheckpointMeta]:
+    """Load the checkpoint that a run starts from.
+
+    Raises:
+        CheckpointError: it does not exist or cannot be read.
+    """
+    try:
+        return load_checkpoint(path)
+    except (ModelsError, OSError) as error:
+        raise CheckpointError(str(error)) from error
+
+
+def open_for_training(data: DataPart, task: str | None) -> Dataset:
+    """Open the dataset that a recipe names."""
+    return open_dataset(
+        data.dataset,
+        data.root,
+        task=task,
+        bands=data.bands,
+        nodata=data.nodata,
+        options=data.demo.model_dump() if data.dataset == "demo" else None,
+    )
+
+
+def _task_of(name: str) -> str:
+    """The task of a registered architecture.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    try:
+        return str(model_info(name)["task"])
+    except ModelsError as error:
+        raise InputError(str(error)) from error
+
+
+def adopt_weights(model: nn.Module, source: nn.Module, origin: str) -> list[str]:
+    """Copy the weights of ``source`` into ``model``, which may have other bands or classes.
+
+    Tensors of the same shape are copied. Where the model takes other bands, the first convolution
+    keeps the bands both have and starts further ones at the mean of the old; where it has other
+    classes, the last layer starts anew.
+
+    Returns:
+        A line for everything that was not simply copied.
+
+    Raises:
+        CheckpointError: the two are not the same architecture.
+    """
+    old, new = source.state_dict(), model.state_dict()
+    if old.keys() != new.keys():
+        strange = sorted(old.keys() ^ new.keys())
+        raise CheckpointError(
+            f"{origin} holds another architecture ({source.architecture}); "
+            f"{len(strange)} tensors do not match, the first is {strange[0]}."
+        )
+    notes = []
+    for name, tensor in new.items():
+        given = old[name]
+        if given.shape == tensor.shape:
+            new[name] = given
+        elif _other_bands(given, tensor):
+            common = min(given.shape[1], tensor.shape[1])
+            mean = given.mean(dim=1, keepdim=True)
+            new[name] = mean.expand_as(tensor).clone()
+            new[name][:, :common] = given[:, :common]
+            notes.append(
+                f"{origin} takes {given.shape[1]} bands, this model {tensor.shape[1]}: the first "
+                f"{common} keep their weights in {name}"
+            )
+        elif given.shape[1:] == tensor.shape[1:]:
+            notes.append(
+                f"{origin} has {given.shape[0]} outputs, this model {tensor.shape[0]}: "
+                f"{name} starts anew"
+            )
+        else:
+            raise CheckpointError(
+                f"{origin} holds another size of architecture: {name} is {tuple(given.shape)}, "
+                f"here {tuple(tensor.shape)}."
+            )
+    model.load_state_dict(new)
+    return notes
+
+
+def _other_bands(given: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Whether two convolution weights differ in the number of input bands only."""
+    return (
+        given.ndim == 4
+        and given.shape[0] == tensor.shape[0]
+        and given.shape[2:] == tensor.shape[2:]
+        and given.shape[1] != tensor.shape[1]
+    )
+
+
+def _choose_transform(
+    data: DataPart, dataset: Dataset, initial: CheckpointMeta | None
+) -> Transform:
+    """Settle the normalisation.
+
+    Raises:
+        InputError: ``imagenet`` or ``unit`` for data that they are not for.
+    """
+    bands, eight_bit = len(dataset.bands), dataset.dtype == "uint8"
+    rgb = eight_bit and bands == 3
+    wanted = data.normalise
+    if wanted == "auto":
+        spec = initial.inputs[0] if initial else None
+        if spec is not None and len(spec.bands) == bands and spec.dtype == dataset.dtype:
+            return spec.transform
+        wanted = "imagenet" if rgb else "statistics"
+    if wanted == "statistics":
+        return measure_transform(dataset.split(data.train_split), bands)
+    if not eight_bit or (wanted == "imagenet" and not rgb):
+        raise InputError(
+            f"data.normalise={wanted} does not fit images of {bands} bands in {dataset.dtype}; "
+            "use statistics."
+        )
+    return Transform.imagenet8() if wanted == "imagenet" else Transform.unit8(bands)
+
+
+def _describe(
+    config: TrainConfig, dataset: Dataset, model: nn.Module, transform: Transform
+) -> CheckpointMeta:
+    """Write down everything that a checkpoint of this run says from the start."""
+    outputs = config.checkpoint
+    classes = dataset.classes
+    # A mask is written in 8 bits with 255 for no data; labels coded 0/255 become 0/1.
+    plain = len(classes) == 2 or any(not 0 <= c.value < 255 for c in classes)
+    # The loss ignores 255 where images have no data, whether or not labels use it.
+    return CheckpointMeta(
+        architecture=model.architecture,
+        arguments=model.arguments,
+        task="change" if dataset.task == "change" else "segmentation",
+        inputs=tuple(
+            InputSpec(
+                name=role,
+                bands=dataset.bands,
+                transform=transform,
+                dtype=dataset.dtype,
+                nodata=config.data.nodata,
+            )
+            for role in ROLES[dataset.task][:-1]
+        ),
+        classes=tuple(
+            ClassInfo(value=i if plain else c.value, name=c.name, color=c.color)
+            for i, c in enumerate(classes)
+        ),
+        output="sigmoid" if len(classes) == 2 else "softmax",
+        threshold=outputs.threshold,
+        tile=outputs.tile or config.data.crop,
+        overlap=outputs.overlap,
+        size_multiple=model.size_multiple,
+        gsd=outputs.gsd or dataset.gsd,
+        licence=dataset.licence if outputs.licence is None else outputs.licence,
+        citation=dataset.citation if outputs.citation is None else outputs.citation,
+        demo=outputs.demo,
+        training={
+            "dataset": config.data.dataset,
+            "recipe": config.name,
+            "recipe_sha256": config.sha256(),
+            "seed": config.seed,
+            "versions": versions(),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    from rsmamba_cli import __version__
+
+    return {
+        "rsmamba": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def decaying_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
+    """Split parameters into those with and without weight decay.
+
+    Args:
+        model: whose parameters.
+        weight_decay: of the first group.
+        decay_all: put every parameter there, as the official RS-Mamba does; otherwise vectors
+            (norms, biases) and the parameters of the scan, for which 0 is no neutral value, are
+            spared.
+    """
+    decay: list[nn.Parameter] = []
+    spare: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        own = name.rsplit(".", 1)[-1]
+        spared = parameter.ndim < 2 or own in ("A_log", "D", "dt_bias")
+        (spare if spared and not decay_all else decay).append(parameter)
+    groups = [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": spare, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,266 @@
+"""From the tiles of a split to batches: crops, normalised and changed at random, in a fixed order.
+
+The order of samples and everything random about each are functions of (seed, epoch, rank, place in
+the epoch), so that they do not depend on workers, and a resumed run goes on where it stopped.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rsmamba_cli.datasets import Split
+from rsmamba_cli.training.augment import (
+    AugmentOptions,
+    augment,
+    grid_boxes,
+    pad,
+    random_box,
+    resize,
+    sample_rng,
+    zoomed_crop,
+)
+from rsmamba_cli.training.recipe import DataPart
+from rsmamba_models import Transform
+
+Key = tuple[int, int, int]
+"""Epoch, place in the epoch, item."""
+
+_ORDER = 0x0D0E
+"""Keeps the generator of an epoch's order apart from those of its samples."""
+
+
+@dataclass
+class Batch:
+    """A training batch.
+
+    Attributes:
+        images: a float32 tensor (B, C, S, S) a date.
+        label: int64 (B, S, S), 255 where unlabelled.
+        stems: names of the tiles.
+    """
+
+    images: tuple[Tensor, ...]
+    label: Tensor
+    stems: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        images = tuple(image.to(device, non_blocking=True) for image in self.images)
+        return Batch(images, self.label.to(device, non_blocking=True), self.stems)
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory (called by the data loader)."""
+        images = tuple(image.pin_memory() for image in self.images)
+        return Batch(images, self.label.pin_memory(), self.stems)
+
+
+class TrainSamples(Dataset[Any]):
+    """The training samples of a split; an item is one crop of one tile.
+
+    Args:
+        split: where tiles come from.
+        transform: normalisation, the same for every date.
+        data: crop size and mode.
+        options: random changes.
+        seed: of everything random.
+        rank: of this process among several.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        transform: Transform,
+        data: DataPart,
+        options: AugmentOptions,
+        seed: int,
+        rank: int = 0,
+    ) -> None:
+        self.split = split
+        self.transform = transform
+        self.data = data
+        self.options = options
+        self.seed = seed
+        self.rank = rank
+        count = len(split) if data.limit is None else min(data.limit, len(split))
+        headers = [split.header(index) for index in range(count)]
+        self.sizes = [(h.height, h.width) for h in headers]
+        # An item is (tile, crop of the tile); the crop's number matters to the grid only.
+        self.items = [
+            (tile, part)
+            for tile, size in enumerate(self.sizes)
+            for part in range(self._crops(size))
+        ]
+
+    def _crops(self, size: tuple[int, int]) -> int:
+        """How many crops of a tile an epoch holds."""
+        if self.data.crop_mode == "grid":
+            return len(grid_boxes(*size, self.data.crop))
+        if self.data.crops_per_tile != "auto":
+            return self.data.crops_per_tile
+        return max(1, round(size[0] * size[1] / self.data.crop**2))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Key) -> tuple[tuple[Tensor, ...], Tensor, str]:
+        """Read, normalise and change one sample."""
+        epoch, place, item = key
+        tile, part = self.items[item]
+        rng = sample_rng(self.seed, epoch, self.rank, place)
+        crop = self.data.crop
+        if self.data.crop_mode == "grid":
+            side = crop
+            box = grid_boxes(*self.sizes[tile], crop)[part]
+        else:
+            side = zoomed_crop(rng, crop, self.options.scale)
+            box = random_box(rng, *self.sizes[tile], side)
+        sample = self.split.read(tile, box, epoch)
+        images = tuple(self.transform.apply(image) for image in sample.images)
+        valid = np.ones_like(sample.label) if sample.valid is None else sample.valid
+        planes = np.stack([sample.label, valid.astype(np.int64)])
+        if sample.valid is not None:
+            images = tuple(np.where(sample.valid, image, np.float32(0)) for image in images)
+        images, planes = pad(images, planes, side)
+        images, planes = resize(images, planes, crop)
+        images, planes = augment(rng, images, planes, self.options)
+        label, known = planes
+        if sample.valid is not None:  # colour changes moved the pixels that hold no data
+            images = tuple(np.where(known[None] > 0, image, np.float32(0)) for image in images)
+        tensors = tuple(torch.from_numpy(np.ascontiguousarray(image)) for image in images)
+        return tensors, torch.from_numpy(np.ascontiguousarray(label)), sample.stem
+
+
+class BatchStream:
+    """An endless stream of batches of keys, epoch after epoch, that can start anywhere.
+
+    Every process draws the same order and takes its own share of each batch. What does not fill a
+    batch at the end of an epoch waits for the next one's shuffle; a split smaller than one batch
+    is repeated until it fills one.
+
+    Args:
+        samples: what is drawn from.
+        data: batch size, or tiles a batch.
+        seed: of the order.
+        rank, world: this process among several.
+    """
+
+    def __init__(
+        self, samples: TrainSamples, data: DataPart, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.samples = samples
+        self.data = data
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.start = 0
+        units = len(samples.sizes) if data.tiles_per_batch else len(samples)
+        self.per_epoch = max(1, units // ((data.tiles_per_batch or data.batch_size) * world))
+
+    def epoch(self, number: int) -> list[list[Key]]:
+        """This process's batches of one epoch."""
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, number, _ORDER)))
+        if self.data.tiles_per_batch:
+            return self._by_tiles(rng, number)
+        size = self.data.batch_size
+        wanted = self.per_epoch * size * self.world
+        rounds = math.ceil(wanted / len(self.samples))
+        order = np.concatenate([rng.permutation(len(self.samples)) for _ in range(rounds)])
+        keys = [(number, place, int(item)) for place, item in enumerate(order[:wanted])]
+        step = size * self.world
+        return [
+            keys[first + self.rank * size : first + (self.rank + 1) * size]
+            for first in range(0, wanted, step)
+        ]
+
+    def _by_tiles(self, rng: np.random.Generator, number: int) -> list[list[Key]]:
+        """Batches that hold all crops of a few tiles."""
+        parts: dict[int, list[int]] = {}
+        for item, (tile, _) in enumerate(self.samples.items):
+            parts.setdefault(tile, []).append(item)
+        group = self.data.tiles_per_batch
+        tiles = rng.permutation(len(parts))
+        batches = []
+        for batch in range(self.per_epoch):
+            first = (batch * self.world + self.rank) * group
+            chosen = [int(tiles[i % len(tiles)]) for i in range(first, first + group)]
+            items = [item for tile in chosen for item in parts[tile]]
+            batches.append([(number, (first << 24) + i, item) for i, item in enumerate(items)])
+        return batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        number, skip = divmod(self.start, self.per_epoch)
+        while True:
+            yield from self.epoch(number)[skip:]
+            number, skip = number + 1, 0
+
+
+def _collate(samples: list[tuple[tuple[Tensor, ...], Tensor, str]]) -> Batch:
+    dates = len(samples[0][0])
+    images = tuple(torch.stack([s[0][date] for s in samples]) for date in range(dates))
+    return Batch(images, torch.stack([s[1] for s in samples]), tuple(s[2] for s in samples))
+
+
+def make_loader(stream: BatchStream, start: int, workers: int, pin: bool) -> DataLoader[Batch]:
+    """A loader over ``stream`` from batch number ``start`` on.
+
+    It has a generator of its own: PyTorch would draw from the global one otherwise, and a resumed
+    run would go another way than one in one piece.
+    """
+    stream.start = start
+    return DataLoader(
+        stream.samples,
+        batch_sampler=stream,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        generator=torch.Generator().manual_seed(stream.seed),
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def worker_count(wanted: int | str, on_gpu: bool) -> int:
+    """How many reading processes: what was asked for, or none without a GPU to wait for."""
+    if wanted != "auto":
+        return int(wanted)
+    return min(8, max(1, (os.cpu_count() or 1) - 1)) if on_gpu else 0
+
+
+def measure_transform(split: Split, bands: int, most: int = 256) -> Transform:
+    """Measure the mean and standard deviation of every band over a split.
+
+    Args:
+        split: the training split.
+        bands: number of bands.
+        most: measure at most so many tiles, evenly spread.
+
+    Returns:
+        A transform to mean 0 and deviation 1; a constant band gets deviation 1.
+    """
+    count = np.zeros(bands)
+    total = np.zeros(bands)
+    squares = np.zeros(bands)
+    for index in np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(int)):
+        sample = split.read(int(index))
+        for image in sample.images:
+            flat: NDArray[np.float64] = image.reshape(bands, -1).astype(np.float64)
+            if sample.valid is not None:
+                flat = flat[:, sample.valid.ravel()]
+            count += flat.shape[1]
+            total += flat.sum(axis=1)
+            squares += (flat**2).sum(axis=1)
+    mean = total / np.maximum(count, 1)
+    spread = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+    return Transform(
+        offset=(0.0,) * bands,
+        scale=(1.0,) * bands,
+        mean=tuple(float(m) for m in mean),
+        std=tuple(float(s) if s > 1e-6 else 1.0 for s in spread),
+    )

@@ -1,0 +1,112 @@
+"""Starting and resuming a training run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsmamba_cli.errors import DeviceError, OutputError, ResumeError
+from rsmamba_cli.events import EventHandler, ignore_events
+from rsmamba_cli.training.assembly import assemble
+from rsmamba_cli.training.devices import start_fabric
+from rsmamba_cli.training.recipe import TrainConfig
+from rsmamba_cli.training.results import TrainResult
+from rsmamba_cli.training.state import LAST, RECIPE, STATE, RunLog, load_state
+from rsmamba_cli.training.trainer import Trainer
+
+
+def train(
+    config: TrainConfig,
+    out: Path | str,
+    resume: bool = False,
+    on_event: EventHandler = ignore_events,
+) -> TrainResult:
+    """Train a model.
+
+    The folder ``out`` receives ``best.safetensors`` and ``last.safetensors``, ``state.pt`` (for an
+    exact resume), ``recipe.yaml`` (every setting), ``log.csv``, ``log.jsonl`` and ``pictures/``.
+
+    Args:
+        config: all settings; see `load_recipe`.
+        out: a new or empty folder, or with ``resume`` that of an earlier run.
+        resume: go on from the saved state. On a CPU with one process the result is bit for bit
+            that of a run in one piece.
+        on_event: told of every step and validation.
+
+    Raises:
+        DatasetError, CheckpointError, InputError: the parts are missing or do not fit.
+        OutputError: ``out`` is in use or cannot be written.
+        ResumeError: no state, or other settings than those it was made with.
+        DeviceError: the device is not there, or its memory is too small.
+        Interrupted: stopped by a signal; the state is saved.
+        RsmambaError: the loss or a gradient is not finite; the batch is saved.
+    """
+    out = Path(out)
+    fabric, device, precision = start_fabric(config.loop)
+    listen = on_event if fabric.is_global_zero else ignore_events
+    state = load_state(out) if resume else None
+    if state is not None:
+        _check_same(config, state)
+    elif fabric.is_global_zero:
+        _claim(out, config)
+    fabric.barrier()
+    torch.manual_seed(config.seed)
+    # What a run began with may be gone by the time it is resumed; its own checkpoint is there.
+    own = state is not None and config.init is not None
+    parts = assemble(config, listen, out / LAST if own else config.init)
+    run = Trainer(config, out, parts, fabric, (device, precision), listen)
+    if state is not None:
+        run.restore(state)
+    if fabric.is_global_zero:
+        run.log = RunLog(out, resume_step=run.step)
+    try:
+        return run.go()
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"The memory of {device} is too small for this training. Choose a smaller "
+            "data.batch_size (with optimiser.accumulate to make up for it), data.crop or model."
+        ) from error
+
+
+def _claim(out: Path, config: TrainConfig) -> None:
+    """Make the folder of a new run and write its recipe there.
+
+    Raises:
+        OutputError: something is in it already, or it cannot be made.
+    """
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            hint = "go on with --resume, or" if (out / STATE).is_file() else "empty it, or"
+            raise OutputError(f"{out} is not empty: {hint} choose another folder with --out.")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / RECIPE).write_text(config.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error}") from error
+
+
+def _check_same(config: TrainConfig, state: dict[str, Any]) -> None:
+    """Refuse to go on with other settings than those a run began with.
+
+    Raises:
+        ResumeError: naming the settings that differ.
+    """
+    before, now = _flat(json.loads(state["recipe"])), _flat(config.fixed())
+    differ = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    if differ:
+        shown = "; ".join(f"{k} was {before.get(k)}, is now {now.get(k)}" for k in differ[:5])
+        raise ResumeError(
+            f"A run can only go on with the settings it began with: {shown}. "
+            "Start a new one with --init and the last checkpoint to change them."
+        )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

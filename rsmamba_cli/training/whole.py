@@ -1,0 +1,172 @@
+"""Probabilities and figures over whole tiles: nothing cut off, nothing counted twice."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from rsmamba_cli.datasets import IGNORE, Sample, Split
+from rsmamba_cli.inference.normalise import normalise
+from rsmamba_cli.inference.predictor import Predictor
+from rsmamba_cli.raster.blend import axis_blend, axis_stride
+from rsmamba_cli.training.metrics import Counts, confusion_of, empty_confusion
+from rsmamba_models import CheckpointMeta
+
+Floats = NDArray[np.float32]
+Forward = Callable[[tuple[Floats, ...]], Floats]
+"""Normalised arrays (N, C, H, W), one a date -> probabilities (N, K, H, W)."""
+
+WHOLE_LIMIT = 2048
+"""Tiles with a longer side are run in windows: activations grow with the area."""
+
+_UNIT = 256 * 256
+"""Batch sizes are given in tiles of so many pixels."""
+
+_SMALLEST = 1e-7
+
+
+def model_inputs(sample: Sample, meta: CheckpointMeta) -> tuple[Floats, ...]:
+    """Bring a sample's images to what the model takes; pixels without data become 0."""
+    valid = np.ones(sample.label.shape, bool) if sample.valid is None else sample.valid
+    return tuple(
+        normalise(image, valid, spec.transform)
+        for image, spec in zip(sample.images, meta.inputs, strict=True)
+    )
+
+
+def in_windows(
+    forward: Forward, images: tuple[Floats, ...], tile: int, meta: CheckpointMeta
+) -> Floats:
+    """Run a tile in overlapping windows and blend them, as ``predict`` does with scenes.
+
+    Args:
+        forward: the model.
+        images: normalised arrays (C, H, W), one a date.
+        tile: side of the windows.
+        meta: says how much neighbouring windows overlap.
+
+    Returns:
+        Probabilities (K, H, W).
+    """
+    height, width = images[0].shape[1:]
+    stride = axis_stride(tile, meta.overlap, 0)
+    rows = axis_blend(height, tile, stride, 0, "hann")
+    columns = axis_blend(width, tile, stride, 0, "hann")
+    out: Floats | None = None
+    for i, top in enumerate(rows.starts):
+        for j, left in enumerate(columns.starts):
+            part = tuple(a[None, :, top : top + tile, left : left + tile] for a in images)
+            found = forward(tuple(np.ascontiguousarray(a) for a in part))[0]
+            if out is None:
+                out = np.zeros((len(found), height, width), np.float32)
+            r, c = slice(rows.low[i], rows.high[i]), slice(columns.low[j], columns.high[j])
+            weight = rows.weights[i][:, None] * columns.weights[j][None, :]
+            inner = found[:, r.start - top : r.stop - top, c.start - left : c.stop - left]
+            out[:, r, c] += weight * inner
+    if out is None:
+        raise ValueError("a tile without pixels")
+    return out
+
+
+def decide(probability: Floats, meta: CheckpointMeta) -> NDArray[np.int64]:
+    """Choose a class index for every pixel of (K, H, W); ties go to the lowest class."""
+    chosen: NDArray[np.int64] = (
+        (probability[1] >= np.float32(meta.threshold)).astype(np.int64)
+        if meta.output == "sigmoid"
+        else probability.argmax(axis=0)
+    )
+    return chosen
+
+
+@dataclass
+class Tally:
+    """What is accumulated over a split.
+
+    Attributes:
+        confusion: pixels by true and predicted class.
+        log_likelihood: the sum of -log p(true class) over labelled pixels.
+    """
+
+    confusion: Counts
+    log_likelihood: float = 0.0
+
+    @classmethod
+    def empty(cls, classes: int) -> "Tally":
+        """Nothing counted yet."""
+        return cls(empty_confusion(classes))
+
+    def add(self, label: NDArray[np.int64], probability: Floats, meta: CheckpointMeta) -> None:
+        """Count one tile: class indices (H, W) against probabilities (K, H, W)."""
+        guess = decide(probability, meta)
+        self.confusion += confusion_of(label, guess, len(probability), IGNORE)
+        known = label != IGNORE
+        true = np.where(known, label, 0)
+        likelihood = np.take_along_axis(probability, true[None], axis=0)[0][known]
+        self.log_likelihood -= float(
+            np.log(np.maximum(likelihood, _SMALLEST), dtype=np.float64).sum()
+        )
+
+    @property
+    def pixels(self) -> int:
+        """Labelled pixels so far."""
+        return int(self.confusion.sum())
+
+    @property
+    def nll(self) -> float:
+        """Mean -log p(true class); NaN without pixels."""
+        return self.log_likelihood / self.pixels if self.pixels else float("nan")
+
+
+def run_split(
+    model: nn.Module,
+    meta: CheckpointMeta,
+    device: torch.device,
+    split: Split,
+    indices: Sequence[int],
+    batch_size: int,
+    tile: int | None = None,
+) -> Iterator[tuple[int, Sample, Floats]]:
+    """Run tiles of a split through a model in float32, whole or in windows.
+
+    Neighbours of one size share a batch, fewer the larger they are.
+
+    Args:
+        model: left in eval mode.
+        meta: the model's description.
+        device: where to run.
+        split: where tiles come from.
+        indices: which tiles.
+        batch_size: tiles of 256 x 256 in a batch.
+        tile: run every tile in windows of this side; None runs those up to `WHOLE_LIMIT` whole.
+
+    Yields:
+        Index, sample and probabilities (K, H, W), in the order of ``indices``.
+    """
+    waiting: list[tuple[int, Sample, tuple[Floats, ...]]] = []
+
+    def flush() -> Iterator[tuple[int, Sample, Floats]]:
+        if waiting:
+            dates = len(waiting[0][2])
+            stacked = tuple(np.stack([w[2][date] for w in waiting]) for date in range(dates))
+            found = Predictor(model, meta, device, batch_size=len(waiting))(stacked)
+            for (index, sample, _), probability in zip(waiting, found, strict=True):
+                yield index, sample, probability
+            waiting.clear()
+
+    for index in indices:
+        sample = split[index]
+        images = model_inputs(sample, meta)
+        height, width = sample.label.shape
+        if tile is not None or max(height, width) > WHOLE_LIMIT:
+            yield from flush()
+            found = in_windows(Predictor(model, meta, device), images, tile or meta.tile, meta)
+            yield index, sample, found
+            continue
+        room = max(1, batch_size * _UNIT // (height * width))
+        if waiting and (waiting[0][2][0].shape != images[0].shape or len(waiting) >= room):
+            yield from flush()
+        waiting.append((index, sample, images))
+    yield from flush()
