@@ -49,7 +49,7 @@ def train(
     if state is not None:
         _check_same(config, state)
     elif fabric.is_global_zero:
-        _claim(out, config)
+        _check_free(out)
     fabric.barrier()
     torch.manual_seed(config.seed)
     # What a run began with may be gone by the time it is resumed; its own checkpoint is there.
@@ -58,6 +58,9 @@ def train(
     run = Trainer(config, out, parts, fabric, (device, precision), listen)
     if state is not None:
         run.restore(state)
+    elif fabric.is_global_zero:
+        # Only now: a run that cannot start (a mistyped folder) must not block the next try.
+        _claim(out, config)
     if fabric.is_global_zero:
         run.log = RunLog(out, resume_step=run.step)
     try:
@@ -69,16 +72,29 @@ def train(
         ) from error
 
 
+def _check_free(out: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises:
+        OutputError: something is in it already, or it cannot be read.
+    """
+    try:
+        used = out.is_dir() and any(out.iterdir())
+        begun = (out / STATE).is_file()
+    except OSError as error:
+        raise OutputError(f"{out} cannot be read: {error}") from error
+    if used:
+        hint = "go on with --resume, or" if begun else "empty it, or"
+        raise OutputError(f"{out} is not empty: {hint} choose another folder with --out.")
+
+
 def _claim(out: Path, config: TrainConfig) -> None:
     """Make the folder of a new run and write its recipe there.
 
     Raises:
-        OutputError: something is in it already, or it cannot be made.
+        OutputError: it cannot be made.
     """
     try:
-        if out.is_dir() and any(out.iterdir()):
-            hint = "go on with --resume, or" if (out / STATE).is_file() else "empty it, or"
-            raise OutputError(f"{out} is not empty: {hint} choose another folder with --out.")
         out.mkdir(parents=True, exist_ok=True)
         (out / RECIPE).write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:

@@ -1,0 +1,201 @@
+"""``rsmamba bench``: speed and memory on this machine, as ratios."""
+
+import shlex
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rsmamba_cli.commands.flags import command_app, spread_flags, usage_error
+from rsmamba_cli.console import Console, running
+from rsmamba_cli.errors import OutputError
+
+if TYPE_CHECKING:
+    from rsmamba_cli.bench import Report, Scale, Spec
+
+app = command_app(no_args_is_help=True)
+
+_MODELS = ("rsm_ss_tiny", "rsm_ss_nano")
+"""What ``bench all`` measures besides the ops."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How a bench runs and where its results go."""
+
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes, about a minute: shows that all runs.")
+    ] = False
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Also what takes many minutes and most of the memory."),
+    ] = False
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1
+    rounds: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Turns of each form. Default: by --quick, else 7."),
+    ] = None
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")
+    ] = True
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the results as JSON; - for stdout."),
+    ] = None
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the tables as Markdown: a new file, or the marked section of an old one.",
+        ),
+    ] = None
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the tables as one HTML page.")
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing JSON and HTML files.")
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show errors and essential warnings only.")
+    ] = False
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", metavar="FILE", help="Append what happens to a log file."),
+    ] = None
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False
+
+
+@app.callback()
+def bench() -> None:
+    """Measure speed and memory on this machine, as ratios.
+
+    Every form of every op is held against the plain recurrence, against the step-by-step loop that
+    official code falls back to, and against the rates of arithmetic and memory that the machine
+    reaches in the same run. Close other programs first.
+    """
+
+
+@app.command()
+@spread_flags
+def ops(*, measuring: Measuring) -> None:
+    """Measure the ops: scans, mLSTM, neighbourhood attention."""
+    _run("ops", (), measuring)
+
+
+@app.command()
+@spread_flags
+def model(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `rsmamba models`.")],
+    measuring: Measuring,
+) -> None:
+    """Measure a whole model, untrained: time per scan back end, memory in one pass."""
+    _run(f"model {shlex.quote(name)}", (name,), measuring)
+
+
+@app.command("all")
+@spread_flags
+def everything(*, measuring: Measuring) -> None:
+    """Measure the ops and RS-Mamba's RSM-SS tiny and nano."""
+    _run("all", _MODELS, measuring)
+
+
+def _run(what: str, models: Sequence[str], measuring: Measuring) -> None:
+    if measuring.quick and measuring.full:
+        usage_error("--quick and --full exclude each other")
+    to_stdout = measuring.json_file == Path("-")
+    with running(
+        json_output=to_stdout, quiet=measuring.quiet, log=measuring.log, debug=measuring.debug
+    ) as console:
+        _check_outputs(measuring)
+        from rsmamba_cli.bench import BenchOptions, Scale, run_bench
+
+        scale = Scale.quick if measuring.quick else Scale.full if measuring.full else Scale.normal
+        options = BenchOptions(
+            threads=measuring.threads,
+            scale=scale,
+            rounds=measuring.rounds,
+            memory=measuring.memory,
+            command=_command(what, measuring),
+        )
+        report = run_bench(_suite(what, models, scale), options, console.on_event)
+        _write_outputs(report, measuring)
+        console.result(report.model_dump(mode="json"), lambda: _show(console, report))
+
+
+def _suite(what: str, models: Sequence[str], scale: "Scale") -> list["Spec"]:
+    from rsmamba_cli.bench import model_suite, ops_suite
+    from rsmamba_models import model_info
+
+    for name in models:
+        model_info(name)  # an unknown name is refused before anything is measured
+    specs = list(ops_suite(scale)) if what in ("ops", "all") else []
+    for name in models:
+        specs += model_suite(name, scale)
+    return specs
+
+
+def _command(what: str, measuring: Measuring) -> str:
+    """What gives these figures, without where they are written."""
+    words = ["rsmamba bench", what]
+    words += ["--quick"] if measuring.quick else []
+    words += ["--full"] if measuring.full else []
+    words += [f"--threads {measuring.threads}"] if measuring.threads != 1 else []
+    words += [f"--rounds {measuring.rounds}"] if measuring.rounds is not None else []
+    words += [] if measuring.memory else ["--no-memory"]
+    return " ".join(words)
+
+
+def _check_outputs(measuring: Measuring) -> None:
+    """Refuse outputs that could not be written, before minutes are spent on measuring."""
+    from rsmamba_cli.bench.tables import put_between_markers
+
+    for path in (measuring.json_file, measuring.html):
+        if path not in (None, Path("-")) and path.exists() and not measuring.overwrite:
+            raise OutputError(f"{path} exists; --overwrite replaces it")
+    if measuring.markdown is not None:
+        put_between_markers("", measuring.markdown)
+    for path in (measuring.json_file, measuring.html, measuring.markdown):
+        if path not in (None, Path("-")) and not path.absolute().parent.is_dir():
+            raise OutputError(f"{path}: there is no such folder")
+
+
+def _write_outputs(report: "Report", measuring: Measuring) -> None:
+    from rsmamba_cli.bench.tables import put_between_markers, to_html, to_markdown
+
+    if measuring.json_file not in (None, Path("-")):
+        _write(measuring.json_file, report.model_dump_json(indent=2) + "\n")
+    if measuring.html is not None:
+        _write(measuring.html, to_html(report))
+    if measuring.markdown is not None:
+        _write(measuring.markdown, put_between_markers(to_markdown(report), measuring.markdown))
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace ``path`` at once: nothing half-written under the final name."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.absolute().parent, delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+        temporary.chmod(path.stat().st_mode if path.exists() else 0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _show(console: Console, report: "Report") -> None:
+    from rsmamba_cli.bench.tables import COLUMNS, NUMBERS, case_tables, facts
+
+    console.properties("bench", facts(report))
+    for title, rows in case_tables(report):
+        console.table(COLUMNS[1:], rows, title=title, right=NUMBERS)
