@@ -1,0 +1,184 @@
+"""A report as tables: for the terminal, for the documentation (Markdown) and as a page (HTML)."""
+
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+from rsmamba_cli.bench.records import Record, Report
+from rsmamba_cli.errors import OutputError
+
+BEGIN = "<!-- bench:begin (written by `rsmamba bench --markdown`; changes here are lost) -->"
+END = "<!-- bench:end -->"
+COLUMNS = (
+    "case",
+    "form",
+    "median",
+    "runs",
+    "times as fast as",
+    "share of limits",
+    "peak memory",
+    "difference",
+)
+NUMBERS = ("median", "runs", "peak memory", "difference")
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
+table { border-collapse: collapse; margin: 1em 0 2em; }
+th, td { border-bottom: 1px solid #8884; padding: .25em .7em; text-align: left; }
+th { border-bottom: 2px solid #888; }
+.n { font-variant-numeric: tabular-nums; text-align: right; }
+tr.case td { border-top: 2px solid #8888; }
+code { background: #8882; padding: .1em .3em; }
+"""
+
+
+def tables(report: Report) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Per group its title and rows of cells under ``COLUMNS``; a case is named in its first row."""
+    found = []
+    for group, records in groupby(report.records, key=lambda record: record.group):
+        rows = []
+        before = ""
+        for record in records:
+            case = case_title(record)
+            rows.append((case if case != before else "", *_cells(record)))
+            before = case
+        found.append((group, rows))
+    return found
+
+
+def facts(report: Report) -> dict[str, str]:
+    """What was measured where, by name."""
+    machine, limits = report.machine, report.limits
+    load = "unknown" if machine.load is None else f"{machine.load:.2f}"
+    return {
+        "command": report.command,
+        "scale": report.scale,
+        "threads": str(report.threads),
+        "processor": f"{machine.processor}, {machine.cores} cores, {machine.system}",
+        "load before the run": load,
+        "versions": ", ".join(f"{name} {text}" for name, text in machine.versions.items()),
+        "scan back ends": "; ".join(
+            f"{name}: {state}" for name, state in machine.back_ends.items()
+        ),
+        "exponentials": f"{limits.exp_per_second / 1e9:.2f} G/s ({limits.exp_source})",
+        "multiply-adds": f"{limits.fma_per_second / 1e9:.1f} G/s (float32 matrix product)",
+        "memory": f"{limits.bytes_per_second / 1e9:.1f} GB/s (large copy or triad)",
+    }
+
+
+def case_tables(report: Report) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Per case its title and rows of cells under ``COLUMNS`` without the first."""
+    return [
+        (title, [_cells(record) for record in records])
+        for title, records in groupby(
+            report.records, key=lambda record: f"{record.group}: {case_title(record)}"
+        )
+    ]
+
+
+def case_title(record: Record) -> str:
+    """``scan forward s1 (batch 1, order cross, ...)``."""
+    sizes = ", ".join(
+        f"{name} {value}" for name, value in record.sizes.items() if value != record.group
+    )
+    return f"{record.case} ({sizes})"
+
+
+def to_markdown(report: Report) -> str:
+    """The report as Markdown, without markers."""
+    lines = [
+        f"- {name}: `{text}`" if name == "command" else f"- {name}: {text}"
+        for name, text in facts(report).items()
+        if text
+    ]
+    for title, rows in tables(report):
+        lines += ["", f"### {title}", "", _row(COLUMNS)]
+        lines.append(_row(["---:" if name in NUMBERS else "---" for name in COLUMNS], plain=True))
+        lines += [_row(row) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def to_html(report: Report) -> str:
+    """The report as a page that needs nothing else."""
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8"><title>rsmamba bench</title>',
+        '<meta name="viewport" content="width=device-width">',
+        f"<style>{_STYLE}</style></head><body><h1>rsmamba bench</h1><table>",
+    ]
+    for name, text in facts(report).items():
+        parts.append(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>")
+    parts.append("</table>")
+    for title, rows in tables(report):
+        heads = "".join(f"<th{_class(name)}>{escape(name)}</th>" for name in COLUMNS)
+        parts.append(f"<h2>{escape(title)}</h2><table><thead><tr>{heads}</tr></thead><tbody>")
+        for row in rows:
+            cells = "".join(
+                f"<td{_class(name)}>{escape(cell)}</td>"
+                for name, cell in zip(COLUMNS, row, strict=True)
+            )
+            kind = ' class="case"' if row[0] else ""
+            parts.append(f"<tr{kind}>{cells}</tr>")
+        parts.append("</tbody></table>")
+    parts.append("</body></html>")
+    return "\n".join(parts) + "\n"
+
+
+def put_between_markers(text: str, path: Path) -> str:
+    """What ``path`` has to hold once ``text`` stands between its markers; a new file is only that.
+
+    Raises:
+        OutputError: The file has no markers, or not one pair of them: it is somebody's text.
+    """
+    section = f"{BEGIN}\n\n{text}\n{END}\n"
+    if not path.exists():
+        return section
+    old = path.read_text(encoding="utf-8")
+    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
+        raise OutputError(
+            f"{path} exists and has no section for the results: put these two lines where they "
+            f"belong, or name a new file\n{BEGIN}\n{END}"
+        )
+    head, _, rest = old.partition(BEGIN)
+    return head + section + rest.partition(END)[2].removeprefix("\n")
+
+
+def seconds(value: float) -> str:
+    """A time in three digits and a fitting unit."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if value * factor >= 1:
+            return f"{_digits(value * factor)} {unit}"
+    return f"{_digits(value * 1e9)} ns"
+
+
+def _cells(record: Record) -> tuple[str, ...]:
+    from rsmamba_cli.console import size
+
+    own = record.median_seconds or 1.0
+    share = ", ".join(f"{limit / own:.0%} {name}" for name, limit in record.limits.items())
+    difference = "" if record.difference is None else f"{record.difference:.0e}"
+    return (
+        record.form,
+        "" if record.median_seconds is None else seconds(record.median_seconds),
+        str(record.repeats) if record.repeats else "",
+        record.note or ", ".join(f"{name} {_digits(r)}x" for name, r in record.ratios.items()),
+        share,
+        "" if record.peak_bytes is None else size(record.peak_bytes),
+        difference,
+    )
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, never in powers of ten."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _row(cells: list[str] | tuple[str, ...], *, plain: bool = False) -> str:
+    texts = cells if plain else [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(texts)} |"
+
+
+def _class(column: str) -> str:
+    return ' class="n"' if column in NUMBERS else ""
