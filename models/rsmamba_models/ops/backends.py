@@ -2,7 +2,7 @@
 
 ``reference`` is the equation, ``torch`` runs everywhere, ``native`` is the compiled CPU library,
 ``triton`` the GPU kernels. The fastest usable one is taken unless the caller or ``RSMAMBA_SCAN``
-names another.
+names another. ``mamba_ssm``, the official package's CUDA kernel, runs only when it is named.
 """
 
 import importlib
@@ -20,6 +20,7 @@ _MODULES = {
     "torch": "rsmamba_models.ops.torch_scan",
     "native": "rsmamba_models.ops.native",
     "triton": "rsmamba_models.ops.triton_scan",
+    "mamba_ssm": "rsmamba_models.ops.mamba_ssm",
 }
 _ALWAYS = ("reference", "torch")
 _OPS = ("directional_scan", "selective_scan")
@@ -84,4 +85,6 @@ def _why_not_for(name: str, tensor: Tensor) -> str:
         return f"it takes CPU tensors and keeps a float32 state; {found}"  # float64 asks for more
     if name == "triton" and not tensor.is_cuda and not load_backend(name).interpreted():
         return f"it takes tensors on a GPU; {found}"
+    if name == "mamba_ssm" and (not tensor.is_cuda or tensor.dtype == torch.float64):
+        return f"it takes tensors on a CUDA device and keeps a float32 state; {found}"
     return ""
