@@ -1,0 +1,1 @@
+"""Scenes, grids, blending, the crash-safe store and vector output."""
