@@ -1,0 +1,73 @@
+"""One resolver for device, precision and the kernel of the scan."""
+
+import torch
+
+from rsmamba_cli.errors import DeviceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device to run on.
+
+    Args:
+        name: "auto" (the first CUDA device, else Apple's, else the CPU), "cpu", "cuda", "cuda:N" or
+            "mps".
+
+    Raises:
+        DeviceError: not a device, or not there; the message says what is.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if "," in name:
+        raise DeviceError(
+            f"--device {name}: one run uses one device; name one of them, for example "
+            f"{name.split(',')[0]}"
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"--device {name!r} is not one of auto, cpu, cuda, cuda:N, mps") from None
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not found:
+            built = "" if torch.version.cuda else " (this build of torch has no CUDA support)"
+            raise DeviceError(f"--device {name}: no CUDA device is usable here{built}; use cpu")
+        if device.index is not None and device.index >= found:
+            raise DeviceError(f"--device {name}: there are {found} CUDA devices, counted from 0")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: this machine has no usable Apple GPU; use cpu")
+    if device.type not in ("cpu", "mps"):
+        raise DeviceError(f"--device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """The floating point to run in: "auto" is fp32.
+
+    Raises:
+        DeviceError: the device cannot do it.
+    """
+    if name == "auto":
+        return "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise DeviceError("--precision fp16 is for GPUs; on a CPU use fp32 or bf16")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise DeviceError("--precision bf16: this GPU does not support it; use fp16 or fp32")
+    return name
+
+
+def scan_backend(device: torch.device) -> str:
+    """Name of the implementation of the selective scan on a device.
+
+    Raises:
+        DeviceError: one was forced and is not usable.
+    """
+    from rsmamba_models.errors import BackendError
+    from rsmamba_models.ops.backends import resolve_backend
+
+    try:
+        return resolve_backend("directional_scan", torch.empty(0, device=device))
+    except BackendError as error:
+        raise DeviceError(str(error)) from error

@@ -1,0 +1,79 @@
+"""From blended probabilities to the arrays of a block."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsmamba_cli.inference.plan import Plan
+from rsmamba_cli.raster.output import FULL
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+QUANTITY_NODATA = 255
+
+
+def block_arrays(plan: Plan, probabilities: Floats, wanted: Bools) -> dict[str, npt.NDArray[Any]]:
+    """All layers of one block.
+
+    Args:
+        plan: says which layers, and how a class is chosen.
+        probabilities: (channels, h, w) in 0..1 up to rounding; one channel stands for two classes.
+        wanted: (h, w); other pixels get the nodata value of each layer.
+
+    Returns:
+        For each layer (count, h, w) in its dtype.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, layer in plan.layers.items():
+        if name == "mask":
+            values = classes(plan, probabilities)[None]
+        elif name == "probabilities":
+            values = quantise(probabilities)
+        else:
+            values = quantise(entropy(probabilities))[None]
+        out = values.astype(layer.dtype, copy=False)
+        out[:, ~wanted] = layer.fill
+        arrays[name] = out
+    return arrays
+
+
+def classes(plan: Plan, probabilities: Floats) -> npt.NDArray[Any]:
+    """Mask values (h, w): the most probable class, ties to the lowest.
+
+    Of two classes the second is taken where its probability is above the threshold.
+    """
+    dtype = plan.layers["mask"].dtype
+    values = np.array(plan.class_values, dtype=dtype)
+    if plan.threshold is not None:
+        above = probabilities[0] > np.float32(plan.threshold)
+        return np.asarray(np.where(above, values[1], values[0]))
+    best = probabilities[0].copy()
+    label = np.full(best.shape, values[0], dtype=dtype)
+    for value, candidate in zip(values[1:], probabilities[1:], strict=True):
+        np.copyto(label, value, where=candidate > best)
+        np.maximum(best, candidate, out=best)
+    return label
+
+
+def quantise(quantity: Floats) -> npt.NDArray[np.uint8]:
+    """0..1 to 0..250 in uint8 (scale 0.004), rounded to the nearest."""
+    return np.asarray(np.clip(np.rint(quantity * np.float32(FULL)), 0, FULL), dtype=np.uint8)
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """Entropy of the class probabilities over that of a uniform guess: 0 sure, 1 clueless.
+
+    Args:
+        probabilities: (channels, h, w); one channel stands for two classes.
+
+    Returns:
+        (h, w) in 0..1.
+    """
+    if len(probabilities) == 1:
+        probabilities = np.concatenate([1 - probabilities, probabilities])
+    total = np.zeros(probabilities.shape[1:], dtype=np.float32)
+    for p in probabilities:
+        safe = np.clip(p, np.float32(1e-12), np.float32(1))
+        total -= safe * np.log(safe)
+    return total / np.float32(np.log(len(probabilities)))

@@ -1,0 +1,182 @@
+"""What a user can ask of `predict` and `change`, and what they get back."""
+
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rsmamba_cli.errors import InputError
+
+Blend = Literal["hann", "average", "crop"]
+DEFAULT_MEMORY = 4 << 30
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of `predict` and `change`; the defaults are those of the commands.
+
+    Attributes:
+        model: a checkpoint; None or "demo" takes the embedded demonstration checkpoint.
+        bands: 1-based bands to feed, in the model's order; None lets file and checkpoint decide.
+        nodata: value of pixels without data, over whatever the file says.
+        nodata_rule: a declared nodata value counts where "all" used bands, or "any", hold it.
+        mask: raster on any grid; its non-zero pixels are left out.
+        tile: window size in pixels, "full" for the scene in one pass, None for the checkpoint's.
+        overlap: overlap of neighbouring windows as a fraction, None for the checkpoint's.
+        trim: pixels dropped from inner window sides before blending, None for the checkpoint's.
+        blend: how overlapping windows are merged.
+        batch_size: windows a forward pass.
+        threads: CPU threads of torch; None leaves its setting alone.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: "auto" (fp32), "fp32", "bf16", "fp16".
+        tta: test-time augmentation: "none", "flip" (4 views) or "d4" (8 views).
+        aoi: vector file in any CRS; only pixels whose centre lies inside are answered.
+        bbox: (x0, y0, x1, y1) with the same effect, in ``bbox_crs``.
+        bbox_crs: CRS of ``bbox``; None for the scene's own.
+        probabilities: raster of class probabilities to write as well.
+        uncertainty: raster of the normalised entropy to write as well.
+        polygons: vector file to write as well (.gpkg, .geojson, .fgb, .parquet).
+        min_area: polygons smaller than this many square metres are left out.
+        simplify: polygons are simplified by this many pixels.
+        threshold: probability above which a two-class model says foreground.
+        memory: bound on memory in bytes, or text such as "4GiB"; chooses how the work is cut.
+        resume: go on with an interrupted run.
+        overwrite: replace an existing output.
+        skip_existing: leave an existing output alone and say so.
+        grid: which date's grid a change map lies on: "t1" or "t2".
+    """
+
+    model: Path | str | None = None
+    bands: tuple[int, ...] | None = None
+    nodata: float | None = None
+    nodata_rule: Literal["all", "any"] = "all"
+    mask: Path | str | None = None
+    tile: int | Literal["full"] | None = None
+    overlap: float | None = None
+    trim: int | None = None
+    blend: Blend = "hann"
+    batch_size: int | Literal["auto"] = "auto"
+    threads: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    tta: Literal["none", "flip", "d4"] = "none"
+    aoi: Path | str | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    bbox_crs: str | None = None
+    probabilities: Path | str | None = None
+    uncertainty: Path | str | None = None
+    polygons: Path | str | None = None
+    min_area: float = 0.0
+    simplify: float = 0.0
+    threshold: float | None = None
+    memory: int | str = DEFAULT_MEMORY
+    resume: bool = False
+    overwrite: bool = False
+    skip_existing: bool = False
+    grid: Literal["t1", "t2"] = "t1"
+
+    def __post_init__(self) -> None:
+        _one_of("--nodata-rule", self.nodata_rule, ("all", "any"))
+        _one_of("--blend", self.blend, ("hann", "average", "crop"))
+        _one_of("--precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        _one_of("--tta", self.tta, ("none", "flip", "d4"))
+        _one_of("--grid", self.grid, ("t1", "t2"))
+        if isinstance(self.tile, str):
+            _one_of("--tile", self.tile, ("full",))
+        elif self.tile is not None:
+            _at_least("--tile", self.tile, 1)
+        if isinstance(self.batch_size, str):
+            _one_of("--batch-size", self.batch_size, ("auto",))
+        else:
+            _at_least("--batch-size", self.batch_size, 1)
+        if self.threads is not None:
+            _at_least("--threads", self.threads, 1)
+        if self.trim is not None:
+            _at_least("--trim", self.trim, 0)
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise InputError(f"--overlap is a fraction below 1; got {self.overlap}")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise InputError(f"--threshold lies between 0 and 1; got {self.threshold}")
+        _at_least("--min-area", self.min_area, 0)
+        _at_least("--simplify", self.simplify, 0)
+        if (self.min_area or self.simplify) and self.polygons is None:
+            raise InputError("--min-area and --simplify shape polygons; add --polygons FILE")
+        self.memory_bytes()
+
+    def memory_bytes(self) -> int:
+        """The memory bound in bytes.
+
+        Raises:
+            InputError: not a size, or less than 256 MiB.
+        """
+        size = self.memory
+        if isinstance(size, str):
+            found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", size, re.IGNORECASE)
+            if found is None:
+                raise InputError(f"--memory is a size such as 4GiB or 800MiB; got {self.memory!r}")
+            size = int(float(found.group(1)) * (1 << _UNITS[found.group(2).upper()]))
+        _at_least("--memory (in bytes)", size, 256 << 20)
+        return size
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What `predict` or `change` made.
+
+    Attributes:
+        output: the mask.
+        files: every file written, by role ("mask", "probabilities", "uncertainty", "polygons").
+        width: columns of the mask.
+        height: rows of the mask.
+        windows: windows of the scene's lattice.
+        windows_computed: windows that went through the model in this run (wholly invalid ones and
+            those finished before a resume did not).
+        pixels_per_class: class name to pixels; "nodata" counts pixels without an answer.
+        area_m2_per_class: class name to square metres on the ellipsoid; None without a CRS.
+        seconds: wall time of the call.
+        megapixels_per_second: pixels of the scene over ``seconds``.
+        peak_memory_bytes: largest resident size of this process so far.
+        device: where the model ran.
+        precision: in which floating point.
+        backend: implementation of the scan.
+        model: architecture.
+        skipped: nothing was done because the output was there already.
+        details: more, by command (change: "overlap", "shift").
+    """
+
+    output: Path
+    files: dict[str, Path]
+    width: int
+    height: int
+    windows: int
+    windows_computed: int
+    pixels_per_class: dict[str, int]
+    area_m2_per_class: dict[str, float] | None
+    seconds: float
+    megapixels_per_second: float
+    peak_memory_bytes: int
+    device: str
+    precision: str
+    backend: str
+    model: str
+    skipped: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        values = asdict(self)
+        values["output"] = os.fspath(self.output)
+        values["files"] = {role: os.fspath(path) for role, path in self.files.items()}
+        return values
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} is one of {', '.join(allowed)}; got {value!r}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise InputError(f"{name} is {least} or more; got {value}")

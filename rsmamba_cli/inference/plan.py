@@ -1,0 +1,177 @@
+"""The plan of a run: which windows there are, how the work is cut, and what it makes.
+
+A plan follows from the scene's size, the checkpoint and the options alone, never from what happens
+to be free on a machine, so that every engine, worker and resumed run has the same one. The window
+lattice belongs to the scene; chunks only select from it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rsmamba_cli.errors import InputError
+from rsmamba_cli.raster.blend import AxisBlend, Blend, axis_blend, axis_stride
+from rsmamba_cli.raster.store import Layer, Layout
+
+BANDS_PER_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The unit that is handed to a worker: some bands of one strip.
+
+    Attributes:
+        strip: index of the strip of columns.
+        bands: indices of the bands, each committed on its own.
+    """
+
+    strip: int
+    bands: range
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Windows, cuts and products of one run.
+
+    Attributes:
+        rows: windows and weights from top to bottom; window row ``i`` makes band ``i`` final.
+        cols: windows and weights from left to right.
+        strips: indices into ``cols.cuts`` at which strips of columns begin, and the last cut.
+        batch_size: windows a forward pass, the last batch padded.
+        layers: what every block holds.
+        class_values: mask value of each class.
+        nodata: mask value of pixels without an answer.
+        threshold: for two classes, probability above which the second is chosen; else None.
+        description: JSON values that say all of this and more (inputs, checkpoint, options).
+    """
+
+    rows: AxisBlend
+    cols: AxisBlend
+    strips: tuple[int, ...]
+    batch_size: int
+    layers: Mapping[str, Layer]
+    class_values: tuple[int, ...]
+    nodata: int
+    threshold: float | None
+    description: Mapping[str, Any]
+
+    @property
+    def window_shape(self) -> tuple[int, int]:
+        """(height, width) of every window."""
+        return self.rows.tile, self.cols.tile
+
+    @property
+    def windows(self) -> int:
+        """Windows of the lattice."""
+        return len(self.rows.starts) * len(self.cols.starts)
+
+    @property
+    def layout(self) -> Layout:
+        """How the results are cut into blocks."""
+        cuts = self.cols.cuts
+        return Layout(self.rows.cuts, tuple(cuts[s] for s in self.strips), self.layers)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All chunks, strip by strip from the top."""
+        bands = len(self.rows.starts)
+        for strip in range(len(self.strips) - 1):
+            for first in range(0, bands, BANDS_PER_CHUNK):
+                yield Chunk(strip, range(first, min(first + BANDS_PER_CHUNK, bands)))
+
+    def channels(self) -> int:
+        """Probabilities that are accumulated: two classes need only one."""
+        return 1 if self.threshold is not None else len(self.class_values)
+
+
+def plan_axes(
+    shape: tuple[int, int],
+    tile: int | str,
+    overlap: float,
+    trim: int,
+    blend: Blend,
+    size_multiple: int,
+) -> tuple[AxisBlend, AxisBlend]:
+    """Windows along both axes of a scene.
+
+    A window is no larger than the scene rounded up to the model's size multiple: what lies beyond
+    the scene is filled by replication and would only cost time.
+
+    Args:
+        shape: (height, width) of the scene.
+        tile: window size in pixels, or "full" for one window over everything.
+        overlap: fraction of the window.
+        trim: pixels dropped from inner window sides.
+        blend: how windows are merged.
+        size_multiple: of the model.
+    """
+    axes = []
+    for length in shape:
+        most = math.ceil(length / size_multiple) * size_multiple
+        size = most if tile == "full" else min(int(tile), most)
+        stride = size if length <= size else axis_stride(size, overlap, trim)
+        axes.append(axis_blend(length, size, stride, trim, blend))
+    return axes[0], axes[1]
+
+
+def plan_strips(
+    rows: AxisBlend, cols: AxisBlend, channels: int, input_bands: int, batch: int, memory: int
+) -> tuple[int, ...]:
+    """Cut the columns so that what a strip holds in memory stays below a bound.
+
+    Windows at the border of two strips are computed for both, so strips are as wide as half of the
+    memory allows (the model needs the other half) and never narrower than four windows.
+
+    Args:
+        rows: windows from top to bottom.
+        cols: windows from left to right.
+        channels: float32 probabilities that are accumulated a pixel.
+        input_bands: float32 values that are read a pixel, all inputs together.
+        batch: windows a forward pass.
+        memory: the bound in bytes.
+    """
+    windows = len(cols.starts)
+    budget = max(memory // 2 - batch_bytes(rows, cols, channels, input_bands, batch), 0)
+    wide = max(4, int(budget // (column_bytes(rows, channels, input_bands) * cols.stride)))
+    count = math.ceil(windows / wide)
+    return tuple(round(i * windows / count) for i in range(count + 1))
+
+
+def column_bytes(rows: AxisBlend, channels: int, input_bands: int) -> int:
+    """Memory that one column of a strip takes: buffers of a window row, sums, and what is read."""
+    tile = min(rows.tile, rows.length)
+    stride = min(rows.stride, rows.length)
+    reading = input_bands * 4 * (tile + 3 * stride) + 2 * tile
+    summing = channels * 4 * (tile + 2 * stride)
+    return reading + summing
+
+
+def batch_bytes(
+    rows: AxisBlend, cols: AxisBlend, channels: int, input_bands: int, batch: int
+) -> int:
+    """Memory of one batch of windows before and after the model."""
+    return batch * rows.tile * cols.tile * 4 * (2 * input_bands + 4 * channels)
+
+
+def auto_batch_size(tile: tuple[int, int], device_type: str) -> int:
+    """Windows a forward pass, from window size and device type alone.
+
+    On a CPU one window keeps all cores busy and needs the least memory; an accelerator gets about
+    sixteen windows of 512 pixels.
+    """
+    if device_type == "cpu":
+        return 1
+    return max(1, min(32, 16 * 512 * 512 // (tile[0] * tile[1])))
+
+
+def check_threshold(threshold: float | None, classes: int) -> None:
+    """Refuse a threshold for a model that has more than two classes.
+
+    Raises:
+        InputError: says why.
+    """
+    if threshold is not None and classes > 2:
+        raise InputError(
+            f"--threshold is for models with two classes; this one has {classes} and takes the "
+            "most probable"
+        )

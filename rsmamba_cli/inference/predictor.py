@@ -1,0 +1,139 @@
+"""Windows in, class probabilities out: the only part of the pipeline that knows torch."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from rsmamba_cli.errors import CheckpointError, DeviceError
+from rsmamba_models import CheckpointMeta, ModelsError
+
+Tta = Literal["none", "flip", "d4"]
+Floats = npt.NDArray[np.float32]
+View = Callable[[Tensor], Tensor]
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Predictor:
+    """A model with its device, precision and batch shape.
+
+    Every forward pass has the same batch size (the last one is padded by repeating a window), so
+    that a window's answer does not depend on which others were computed with it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        meta: CheckpointMeta,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        batch_size: int = 1,
+        tta: Tta = "none",
+    ) -> None:
+        """Move the model to its device.
+
+        Args:
+            model: keeps the model contract: one or two images in, logits at input size out.
+            meta: says how logits become probabilities, and of which classes.
+            device: torch device.
+            precision: "fp32", or "bf16" and "fp16" for autocast.
+            batch_size: windows a forward pass.
+            tta: average over "flip" (4) or "d4" (8) views, each turned back exactly.
+        """
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.meta = meta
+        self.precision = precision
+        self.batch_size = batch_size
+        self.classes = len(meta.classes)
+        self._views = _views(tta)
+
+    def __call__(self, arrays: Sequence[Floats]) -> Floats:
+        """Predict windows.
+
+        Args:
+            arrays: one normalised array (n, bands, h, w) for each input of the model.
+
+        Returns:
+            (n, classes, h, w) float32 probabilities over all classes, in the checkpoint's order; a
+            sigmoid model answers with 1 - p and p.
+
+        Raises:
+            CheckpointError: the model's output does not fit its metadata.
+            DeviceError: the device is out of memory.
+        """
+        count = len(arrays[0])
+        parts = [
+            self._batch([a[i : i + self.batch_size] for a in arrays])
+            for i in range(0, count, self.batch_size)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _batch(self, arrays: Sequence[Floats]) -> Floats:
+        count = len(arrays[0])
+        inputs = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+        missing = self.batch_size - count
+        if missing:
+            inputs = [torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) for x in inputs]
+        try:
+            with torch.inference_mode(), self._autocast():
+                probabilities = self._averaged([x.to(self.device) for x in inputs])
+            return probabilities[:count].cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device}: out of memory with batches of {self.batch_size} windows of "
+                f"{arrays[0].shape[-2]} x {arrays[0].shape[-1]} pixels; use a smaller --batch-size "
+                "or --tile"
+            ) from error
+        except ModelsError as error:
+            raise CheckpointError(str(error)) from error
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        dtype = _AUTOCAST.get(self.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def _averaged(self, inputs: list[Tensor]) -> Tensor:
+        total: Tensor | None = None
+        for there, back in self._views:
+            answer = back(self._probabilities(self.model(*[there(x) for x in inputs])))
+            total = answer.contiguous() if total is None else total + answer
+        assert total is not None
+        return total if len(self._views) == 1 else total / len(self._views)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] != self.meta.logits:
+            raise CheckpointError(
+                f"the model answers with {logits.shape[1]} channels where its metadata lists "
+                f"{self.meta.logits}"
+            )
+        scaled = logits.float()
+        if self.meta.temperature != 1:
+            scaled = scaled / self.meta.temperature
+        if self.meta.output == "sigmoid":
+            # Both sides by a sigmoid of their own: 1 - p loses the small probabilities.
+            return torch.cat([torch.sigmoid(-scaled), torch.sigmoid(scaled)], dim=1)
+        return torch.softmax(scaled, dim=1)
+
+
+def _views(tta: Tta) -> tuple[tuple[View, View], ...]:
+    """Pairs of a view and its inverse; the first is the identity."""
+
+    def flipped(axes: tuple[int, ...]) -> View:
+        return (lambda x: x.flip(axes)) if axes else (lambda x: x)
+
+    flips = [flipped(axes) for axes in ((), (-1,), (-2,), (-2, -1))]
+    plain = tuple((flip, flip) for flip in flips)
+    if tta == "none":
+        return plain[:1]
+    if tta == "flip":
+        return plain
+
+    def transposed(flip: View) -> tuple[View, View]:
+        return lambda x: flip(x.transpose(-2, -1)), lambda y: flip(y).transpose(-2, -1)
+
+    return (*plain, *(transposed(flip) for flip in flips))

@@ -1,0 +1,205 @@
+"""The outputs of a run: which files, whether they may be written, and what is in them."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsmamba_cli.errors import OutputError, ResumeError
+from rsmamba_cli.events import EventHandler, Finished, Progress, Started
+from rsmamba_cli.inference.options import PredictOptions
+from rsmamba_cli.inference.prepare import Prepared, tags
+from rsmamba_cli.raster.grid import AreaTable
+from rsmamba_cli.raster.output import (
+    BLOCK,
+    SCALE,
+    RasterSpec,
+    check_writable,
+    publish,
+    read_provenance,
+    write_cog,
+)
+from rsmamba_cli.raster.store import Store, partial_folder
+from rsmamba_cli.raster.vectors import VectorClass, check_vector_path, write_polygons
+
+_RASTER_SUFFIXES = (".tif", ".tiff")
+
+
+def output_files(output: Path | str, options: PredictOptions) -> dict[str, Path]:
+    """Every file that a run writes, by role, symbolic links followed; "mask" comes last.
+
+    Raises:
+        OutputError: a name that cannot hold what it is for, or one name used twice.
+    """
+    wanted = {
+        "probabilities": options.probabilities,
+        "uncertainty": options.uncertainty,
+        "polygons": options.polygons,
+        "mask": output,
+    }
+    files = {role: Path(os.path.realpath(p)) for role, p in wanted.items() if p is not None}
+    for role, path in files.items():
+        if role == "polygons":
+            check_vector_path(path)
+        elif path.suffix.lower() not in _RASTER_SUFFIXES:
+            raise OutputError(f"{path}: rasters are written as GeoTIFF; end the name with .tif")
+    if len(set(files.values())) < len(files):
+        raise OutputError("two outputs share one name: " + ", ".join(map(str, files.values())))
+    return files
+
+
+def check_outputs(files: dict[str, Path], inputs: list[str], options: PredictOptions) -> bool:
+    """Whether the work is already done; refuses what would destroy something.
+
+    Args:
+        files: of `output_files`.
+        inputs: every file that is read.
+        options: overwrite, resume, skip_existing.
+
+    Raises:
+        OutputError: an output is an input, exists, or cannot be written.
+    """
+    for path in files.values():
+        for other in inputs:
+            if path.exists() and Path(other).exists() and path.samefile(other):
+                raise OutputError(f"{path}: is also an input; choose another name for the output")
+    there = {role: path for role, path in files.items() if path.exists()}
+    if there and options.skip_existing and len(there) == len(files):
+        return True
+    for path in files.values():
+        check_writable(path)
+    interrupted = partial_folder(files["mask"]).is_dir()
+    if there and not options.overwrite and not (options.resume and interrupted):
+        if options.resume and "mask" in there:
+            return False
+        names = ", ".join(str(path) for path in there.values())
+        raise OutputError(
+            f"{names}: exists already; replace with --overwrite, keep with --skip-existing"
+        )
+    return False
+
+
+def finished_before(files: dict[str, Path], prepared: Prepared) -> bool:
+    """Whether a resumed run has nothing left to do: its outputs are there and say the same.
+
+    Raises:
+        ResumeError: an output is there that other inputs or options made.
+    """
+    mask = files["mask"]
+    if not prepared.options.resume or prepared.options.overwrite or not mask.exists():
+        return False
+    if partial_folder(mask).is_dir():
+        return False
+    (found, grid), wanted = read_provenance(mask), tags(prepared)
+    changed = [
+        name.removeprefix("RSMAMBA_").lower().replace("_", " ")
+        for name in sorted({*wanted, *(n for n in found if n.startswith("RSMAMBA_"))})
+        if found.get(name) != wanted.get(name)
+    ]
+    if grid != prepared.grid:
+        changed.append("grid")
+    missing = [str(path) for path in files.values() if not path.exists()]
+    if changed or missing:
+        what = f"its {', '.join(changed)} differ" if changed else f"{missing[0]} is missing"
+        raise ResumeError(
+            f"{mask}: exists already and is not what this run would make ({what}); use --overwrite"
+        )
+    return True
+
+
+@dataclass
+class Tally:
+    """Pixels and area of every class, counted while the mask passes by."""
+
+    pixels: dict[int, int]
+    area: dict[int, float] | None
+    _areas: AreaTable | None = field(repr=False)
+
+    @classmethod
+    def of(cls, values: tuple[int, ...], areas: AreaTable | None) -> "Tally":
+        """An empty tally of these mask values."""
+        area = None if areas is None else dict.fromkeys(values, 0.0)
+        return cls(dict.fromkeys(values, 0), area, areas)
+
+    def add(self, stripe: npt.NDArray[Any], first_row: int) -> None:
+        """Count a stripe (rows, width) of the mask."""
+        for value in self.pixels:
+            selected = stripe == value
+            count = int(np.count_nonzero(selected))
+            self.pixels[value] += count
+            if count and self.area is not None and self._areas is not None:
+                self.area[value] += self._areas.sum_where(selected, first_row)
+
+
+def write_products(
+    prepared: Prepared,
+    store: Store,
+    files: dict[str, Path],
+    on_event: EventHandler,
+    check: Callable[[], None],
+) -> Tally:
+    """Make every output from the finished blocks and put all of them under their names.
+
+    Raises:
+        OutputError: something could not be written; nothing is left under a final name.
+    """
+    plan, grid, meta = prepared.plan, prepared.grid, prepared.meta
+    provenance = tags(prepared)
+    values = (*plan.class_values, plan.nodata)
+    tally = Tally.of(values, grid.area_table())
+    work = store.folder / "final"
+    temporary = {role: work / f"{role}{path.suffix.lower()}" for role, path in files.items()}
+    stripes = -(-grid.height // BLOCK)
+    on_event(Started("write", stripes * len(plan.layers), "stripe"))
+
+    def rows(layer: str) -> Iterator[npt.NDArray[Any]]:
+        for first in range(0, grid.height, BLOCK):
+            stripe = store.read_rows(layer, first, min(first + BLOCK, grid.height))
+            if layer == "mask":
+                tally.add(stripe[0], first)
+            yield stripe
+            on_event(Progress("write"))
+
+    for role in plan.layers:
+        write_cog(temporary[role], grid, _spec(role, prepared, provenance), rows(role), check)
+    if "polygons" in files:
+        write_polygons(
+            temporary["polygons"],
+            lambda first, last: store.read_rows("mask", first, last)[0],
+            grid,
+            [VectorClass(c.value, c.name) for c in meta.classes[1:]],
+            min_area=prepared.options.min_area,
+            simplify=prepared.options.simplify,
+            tags=provenance,
+            check=check,
+        )
+    check()
+    # The mask appears last: where it is, everything is.
+    for role, path in files.items():
+        publish(temporary[role], path)
+    on_event(Finished("write", str(files["mask"])))
+    return tally
+
+
+def _spec(role: str, prepared: Prepared, provenance: dict[str, str]) -> RasterSpec:
+    meta, plan = prepared.meta, prepared.plan
+    layer = plan.layers[role]
+    if role == "mask":
+        return RasterSpec(
+            layer.dtype,
+            layer.fill,
+            ("class",),
+            provenance,
+            {f"CLASS_{c.value}": c.name for c in meta.classes},
+            {c.value: c.color for c in meta.classes},
+        )
+    names = [c.name for c in meta.classes]
+    if role == "probabilities":
+        bands = tuple(f"probability of {name}" for name in names[-layer.count :])
+    else:
+        bands = ("uncertainty (normalised entropy)",)
+    return RasterSpec(layer.dtype, layer.fill, bands, provenance, scale=SCALE, resampling="average")

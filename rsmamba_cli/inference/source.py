@@ -1,0 +1,68 @@
+"""What the engine reads: normalised inputs and the pixels that want an answer."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rsmamba_cli.inference.normalise import normalise
+from rsmamba_cli.raster.grid import Grid
+from rsmamba_cli.raster.selection import Selection
+from rsmamba_models import InputSpec
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+class Reader(Protocol):
+    """One date or sensor on the grid of the run (a `Scene`, or one that was aligned to it)."""
+
+    grid: Grid
+
+    def read(self, row: int, col: int, height: int, width: int) -> tuple[Floats, Bools]:
+        """Raw values (bands, height, width) and validity (height, width)."""
+        ...
+
+
+class Source:
+    """All inputs of a run on one grid.
+
+    Invalid pixels (of any input: the masks are united) are 0 after normalisation.
+
+    Attributes:
+        bands: bands of each input.
+    """
+
+    def __init__(
+        self, readers: Sequence[Reader], specs: Sequence[InputSpec], selection: Selection | None
+    ) -> None:
+        self._readers = tuple(readers)
+        self._transforms = tuple(spec.transform for spec in specs)
+        self._selection = selection
+        self.bands = tuple(len(spec.bands) for spec in specs)
+
+    def touches(self, row: int, col: int, height: int, width: int) -> bool:
+        """Whether any pixel of a window may want an answer; False costs no reading."""
+        return self._selection is None or self._selection.touches(row, col, height, width)
+
+    def read(self, row: int, col: int, height: int, width: int) -> tuple[tuple[Floats, ...], Bools]:
+        """Read a window inside the grid.
+
+        Returns:
+            For each input (bands, height, width) as the model wants it, and wanted (height, width):
+            valid in every input and selected.
+        """
+        values: list[Floats] = []
+        wanted = np.ones((height, width), dtype=np.bool_)
+        for reader in self._readers:
+            raw, valid = reader.read(row, col, height, width)
+            values.append(raw)
+            wanted &= valid
+        inputs = tuple(
+            normalise(raw, wanted, transform)
+            for raw, transform in zip(values, self._transforms, strict=True)
+        )
+        if self._selection is not None:
+            wanted = wanted & self._selection.read(row, col, height, width)
+        return inputs, wanted
