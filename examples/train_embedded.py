@@ -87,7 +87,7 @@ def recipe(task: str, options: argparse.Namespace, init: Path | None = None) -> 
     values |= {
         "loop.steps": steps,
         "loop.validate_every_epochs": None,
-        "loop.validate_every_steps": max(1, steps // 8),
+        "loop.validate_every_steps": max(1, steps // (4 if init else 8)),
         "schedule.warmup_steps": min(200, steps // 5),
     }
     if init is not None:
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--task", choices=(*TASKS, "both"), default="both")
     parser.add_argument("--out", type=Path, default=Path("embedded"), help="folder of the runs")
     parser.add_argument("--steps", type=int, default=2400, help="optimiser steps of stage one")
-    parser.add_argument("--refine", type=int, default=800, help="steps of stage two; 0: none")
+    parser.add_argument("--refine", type=int, default=600, help="steps of stage two; 0: none")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--scenes", type=int, default=24, help="measured scenes a pixel size")
     parser.add_argument("--device", default="auto")

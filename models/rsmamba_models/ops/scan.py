@@ -1,5 +1,8 @@
 """The two public ops, and the custom operator that carries them through autograd and compilers."""
 
+# torch before 2.7 reads an operator's return type from typing's List only.
+from typing import List  # noqa: UP035
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -184,7 +187,7 @@ def _directional_scan_backward(
     order: Tensor,
     delta_softplus: bool,
     backend: str,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006
     given = [u, delta, A, B, C, D, delta_bias]
     if u.numel() == 0:
         grads = [None if t is None else torch.zeros_like(t) for t in given]
@@ -214,7 +217,7 @@ def _(
     order: Tensor,
     delta_softplus: bool,
     backend: str,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006
     given = [u, delta, A, B, C, D, delta_bias]
     return [u.new_empty(0) if t is None else t.new_empty(t.shape) for t in given]
 
