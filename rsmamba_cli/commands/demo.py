@@ -15,11 +15,11 @@ _FILES = {
     "t1": "first date",
     "t2": "second date",
     "buildings": "building map",
-    "buildings_gpkg": "building polygons",
-    "buildings_png": "building picture",
+    "buildings_polygons": "building polygons",
+    "buildings_picture": "building picture",
     "change": "change map",
-    "change_gpkg": "change polygons",
-    "change_png": "change picture",
+    "change_polygons": "change polygons",
+    "change_picture": "change picture",
 }
 """The files to name, of all that are made, and what they are."""
 
@@ -34,7 +34,7 @@ def demo(
     pixels: Annotated[
         int, typer.Option("--size", metavar="N", min=64, help="Side of the scenes in pixels.")
     ] = 2048,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another place.")] = 7,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another place.")] = 36,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", help="Where to compute.")
     ] = "auto",

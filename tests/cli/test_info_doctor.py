@@ -127,6 +127,13 @@ def test_demo(cli_json) -> None:
     assert 0 <= data["metrics"]["building_f1"] <= 1
 
 
+def test_demo_names_its_files_and_scores(cli) -> None:
+    result = cli("demo", "--size", 96, "--out", "place", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert "change.geojson" in result.stdout
+    assert "precision" in result.stdout
+
+
 def test_demo_does_not_write_among_other_files(refuses) -> None:
     Path("place").mkdir()
     Path("place/precious").write_text("")
