@@ -25,11 +25,11 @@ FLAGS = (
     # GCC 12 warns about its own AVX-512 headers, hundreds of times.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
-# A kernel of its own for each instruction set; the processor decides at run time. Where the
-# compiler does not take the flags, the source compiles to nothing.
+# Kernels of their own for each instruction set, in sources that end in its name; the processor
+# decides at run time. Where the compiler does not take the flags, a source compiles to nothing.
 ISA_FLAGS = {
-    "kernel_avx2": ("-mavx2", "-mfma"),
-    "kernel_avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512dq"),
+    "avx2": ("-mavx2", "-mfma"),
+    "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512dq"),
 }
 
 
@@ -52,7 +52,7 @@ class BuildLibrary(build_ext):
         )
 
     def _compile(self, source: str, depends: list[str]) -> str:
-        isa = ISA_FLAGS.get(Path(source).stem, ())
+        isa = ISA_FLAGS.get(Path(source).stem.rpartition("_")[2], ())
         if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
             isa = ()
         tries = [(*FLAGS, *isa), FLAGS] if isa else [FLAGS]

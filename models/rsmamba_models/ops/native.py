@@ -20,8 +20,9 @@ from torch import Tensor
 from rsmamba_models.errors import ArgumentsError, BackendError
 
 ISA_ENVIRONMENT = "RSMAMBA_NATIVE_ISA"
-_ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}  # best first; the numbers of csrc/dispatch.cpp
-_INTERFACE_VERSION = 1
+_ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}  # best first; the numbers of csrc/library.h
+_INTERFACE_VERSION = 2
+_BAD_ORDER = 2  # a status of csrc/library.h
 _LIBRARY = Path(__file__).with_name("_native.so")  # so named on every platform
 
 _POINTERS_IN = ("u", "delta", "a", "b", "c", "skip", "bias", "order")
@@ -246,17 +247,40 @@ class _Call:
             setattr(self._problem, name, tensor.data_ptr())
 
     def run(self, function: str) -> None:
-        """Call the library; ctypes gives the interpreter lock free meanwhile."""
-        entry = getattr(_library(), function)
-        status = entry(ctypes.byref(self._problem), _ISAS[_isa()], torch.get_num_threads())
-        if status == 2:
+        """Let the library work on the problem.
+
+        Raises:
+            ArgumentsError: The order holds positions outside the map.
+            BackendError: As in ``call``.
+        """
+        if call(function, self._problem) == _BAD_ORDER:
             raise ArgumentsError("order holds positions outside 0..L-1")
-        if status:
-            raise BackendError(
-                "the native scan ran out of memory"
-                if status == 1
-                else f"the native library returned status {status}"
-            )
+
+
+def call(function: str, problem: ctypes.Structure) -> int:
+    """Call a function of the library; ctypes gives the interpreter lock free meanwhile.
+
+    Args:
+        function: Its name.
+        problem: What it works on, laid out as the function's C structure.
+
+    Returns:
+        0, or the status that tells what is wrong with the problem.
+
+    Raises:
+        BackendError: The back end is not usable here, or memory ran out.
+    """
+    entry = getattr(_library(), function)
+    entry.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+    entry.restype = ctypes.c_int
+    status = int(entry(ctypes.byref(problem), _ISAS[_isa()], torch.get_num_threads()))
+    if status in (0, _BAD_ORDER):
+        return status
+    raise BackendError(
+        "the native library ran out of memory"
+        if status == 1
+        else f"the native library returned status {status}"
+    )
 
 
 @functools.cache
@@ -276,10 +300,6 @@ def _library() -> ctypes.CDLL:
             f"the native library {_LIBRARY} is of interface {version}, this code needs "
             f"{_INTERFACE_VERSION}: reinstall rsmamba"
         )
-    for name in ("rsmamba_scan_forward", "rsmamba_scan_backward"):
-        function = getattr(library, name)
-        function.argtypes = (ctypes.POINTER(_ScanProblem), ctypes.c_int, ctypes.c_int)
-        function.restype = ctypes.c_int
     return library
 
 

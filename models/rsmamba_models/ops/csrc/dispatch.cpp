@@ -1,38 +1,17 @@
-// The C interface: chooses the instruction set, cuts a call into tasks, runs them on threads.
+// The C interface of the scan: chooses the instruction set, cuts a call into tasks, runs them on
+// threads.
 //
 // How a call is cut never changes its result by a bit: every sum has an order that depends on the
 // shape of the problem only, and where threads need private copies, these are added in that order.
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
 #include <new>
 
+#include "library.h"
 #include "scan.h"
 #include "threads.h"
 
-#if defined(_WIN32)
-#define RSMAMBA_EXPORT extern "C" __declspec(dllexport)
-#else
-#define RSMAMBA_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
-
 namespace rsmamba {
 namespace {
-
-// Known to native.py by number.
-enum Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
-enum Status { kDone = 0, kNoMemory = 1, kBadOrder = 2, kNoSuchIsa = 3 };
-
-bool cpu_has(int isa) {
-#if defined(__x86_64__) || defined(__i386__)
-  if (isa == kAvx512) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq");
-  }
-  if (isa == kAvx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-  return isa == kBaseline;
-}
 
 const Kernels* kernels(int isa) {
   const Kernels* found = isa == kAvx512     ? &kKernelsAvx512
@@ -41,30 +20,6 @@ const Kernels* kernels(int isa) {
                                             : nullptr;
   return found && found->forward && cpu_has(isa) ? found : nullptr;
 }
-
-// Memory aligned to cache lines that is given back on every way out; throws std::bad_alloc.
-class Buffer {
- public:
-  explicit Buffer(std::int64_t bytes)
-      : memory_(std::malloc(static_cast<std::size_t>(bytes) + kLine), &std::free) {
-    if (!memory_) throw std::bad_alloc();
-    const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
-    start_ = reinterpret_cast<void*>((address + kLine - 1) / kLine * kLine);
-  }
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(start_);
-  }
-
- private:
-  static constexpr std::size_t kLine = 64;
-  std::unique_ptr<void, void (*)(void*)> memory_;
-  void* start_;
-};
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-std::int64_t round_line(std::int64_t floats) { return ceil_div(floats, 16) * 16; }
 
 bool order_in_range(const ScanProblem& s) {
   std::int64_t wrong = 0;
@@ -236,8 +191,9 @@ int guarded(const ScanProblem& s, int isa, F run) {
 }  // namespace
 }  // namespace rsmamba
 
-// Raised whenever ScanProblem or a function below changes, so that native.py refuses a stale build.
-RSMAMBA_EXPORT int rsmamba_interface_version() { return 1; }
+// Raised whenever a problem's fields or a function of the library change, so that native.py refuses
+// a stale build.
+RSMAMBA_EXPORT int rsmamba_interface_version() { return 2; }
 
 // Whether this library was built with the instruction set and this processor has it.
 RSMAMBA_EXPORT int rsmamba_has_isa(int isa) { return rsmamba::kernels(isa) != nullptr; }
