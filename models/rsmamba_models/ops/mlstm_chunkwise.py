@@ -20,7 +20,7 @@ from torch import Tensor
 
 # Chunks, of one or several sequences, that go through one matrix product: enough to hide the cost
 # of a call, few enough for a CPU's cache.
-_CPU_BLOCKS = 16
+_CPU_BLOCKS = 8
 _DEVICE_BLOCKS = 512
 
 
@@ -47,7 +47,7 @@ class _Group(NamedTuple):
     chunks: slice
     q: Tensor  # (N, T, D)
     k: Tensor  # (N, T, D)
-    v: Tensor  # (N, T, E + 1) values and a column of ones, whose sums make the normaliser
+    v: Tensor  # (N, T, E)
     kept: Tensor  # (N, T, D) keys, weighted for the state that the chunk hands on
     carried: Tensor  # (N, T, D) scaled queries, weighted for the state that it is handed
     weights: Tensor  # (N, T, T) of step s (last axis) at time t, times the scale; zero for s > t
@@ -55,6 +55,13 @@ class _Group(NamedTuple):
     def scores(self) -> Tensor:
         """(N, T, T) weighted products of queries and keys."""
         return torch.bmm(self.q, self.k.mT).mul_(self.weights)
+
+
+class _State(NamedTuple):
+    """What a chunk hands on, divided by the exponential of its last step's stabiliser."""
+
+    c: Tensor  # (..., D, E) sum of the outer products of weighted keys and values
+    n: Tensor  # (..., D) sum of the weighted keys
 
 
 class _Sequences:
@@ -87,10 +94,11 @@ class _Sequences:
         mu, peak = a.cummax(-1)
         self.peak = peak.to(q.device)
         self.bound = self.by_chunk(floor((total + mu).to(q.device, self.dtype)))
+        # Beyond the end steps weigh nothing and are given nothing.
         a, mu = self.by_chunk(a, -torch.inf), self.by_chunk(mu, torch.inf)
-        before = F.pad(mu[:-1, :, -1:], (0, 0, 0, 0, 1, 0), value=-torch.inf)
-        last = mu[..., -1:]
+        last = mu[..., -1:].clone()
         last[-1] = mu[-1, :, [(self.length - 1) % self.size]]
+        before = F.pad(last[:-1], (0, 0, 0, 0, 1, 0), value=-torch.inf)
         fine = torch.float32 if apple else torch.float64
         self.a, self.mu = ((t - last).to(q.device, fine) for t in (a, mu))
         self.keep, self.carry, self.decay = (
@@ -125,7 +133,6 @@ class _Sequences:
             t[chunks].flatten(0, 1) for t in (self.a, self.mu, self.keep, self.carry)
         )
         q, k, v = (self.cut(t, chunks) for t in self.inputs)
-        v = F.pad(v, (0, 1), value=1.0)
         mu = mu - math.log(self.scale)
         weights = (a[:, None] - mu[..., None]).to(self.dtype).exp_().tril_()
         carried = q * (carry * self.scale)[..., None]
@@ -146,31 +153,33 @@ class _Sequences:
         whole = piece.view(-1, self.lanes, self.size, *target.shape[2:]).transpose(0, 1)
         part.copy_(whole.flatten(1, 2)[:, : part.shape[1]])
 
-    def empty(self) -> Tensor:
-        """The state before the first chunk: ``(sequences, D, E + 1)``.
-
-        A state is the sum of the outer products of weighted keys and values, the values followed
-        by a one, over the exponential of the last step's stabiliser.
-        """
+    def empty(self) -> _State:
+        """The state before the first chunk, per sequence."""
         q, _, v = self.inputs
-        return q.new_zeros(self.lanes, q.shape[-1], v.shape[-1] + 1, dtype=self.dtype)
+        c = q.new_zeros(self.lanes, q.shape[-1], v.shape[-1], dtype=self.dtype)
+        return _State(c, c.new_zeros(c.shape[:2]))
 
-    def states(self, group: _Group, start: Tensor) -> tuple[Tensor, Tensor]:
+    def states(self, group: _Group, start: _State) -> tuple[_State, _State]:
         """The states handed to each chunk of a group, (N, ...), and the one that it hands on."""
         number = group.chunks.stop - group.chunks.start
-        state = start.new_empty(number + 1, *start.shape)
-        state[0] = start
-        torch.bmm(group.kept.mT, group.v, out=state[1:].flatten(0, 1))
+        c, n = (t.new_empty(number + 1, *t.shape) for t in start)
+        c[0], n[0] = start
+        torch.bmm(group.kept.mT, group.v, out=c[1:].flatten(0, 1))
+        torch.sum(group.kept, 1, out=n[1:].flatten(0, 1))
         for j, decay in enumerate(self.decay[group.chunks]):
-            state[j + 1].addcmul_(state[j], decay[..., None])
-        return state[:-1].flatten(0, 1), state[-1]
+            c[j + 1].addcmul_(c[j], decay[..., None])
+            n[j + 1].addcmul_(n[j], decay)
+        return _State(c[:-1].flatten(0, 1), n[:-1].flatten(0, 1)), _State(c[-1], n[-1])
 
-    def grad_states(self, group: _Group, grad: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    def grad_states(
+        self, group: _Group, grad_num: Tensor, grad_den: Tensor, end: _State
+    ) -> tuple[_State, _State]:
         """Gradients of the states that each chunk of a group hands on, and is handed.
 
         Args:
             group: The chunks.
-            grad: ``(N, T, E + 1)`` gradient of the output's numerator and denominator.
+            grad_num: ``(N, T, E)`` gradient of the output's numerator.
+            grad_den: ``(N, T, 1)`` gradient of its denominator.
             end: Gradient of the state that the last chunk hands on.
 
         Returns:
@@ -178,13 +187,15 @@ class _Sequences:
             first chunk is handed.
         """
         number = group.chunks.stop - group.chunks.start
-        state = end.new_empty(number + 1, *end.shape)
-        state[-1] = end
-        torch.bmm(group.carried.mT, grad, out=state[:-1].flatten(0, 1))
+        c, n = (t.new_empty(number + 1, *t.shape) for t in end)
+        c[-1], n[-1] = end
+        torch.bmm(group.carried.mT, grad_num, out=c[:-1].flatten(0, 1))
+        torch.sum(group.carried * grad_den, 1, out=n[:-1].flatten(0, 1))
         decays = self.decay[group.chunks]
         for j in reversed(range(number)):
-            state[j].addcmul_(state[j + 1], decays[j, ..., None])
-        return state[1:].flatten(0, 1), state[0]
+            c[j].addcmul_(c[j + 1], decays[j, ..., None])
+            n[j].addcmul_(n[j + 1], decays[j])
+        return _State(c[1:].flatten(0, 1), n[1:].flatten(0, 1)), _State(c[0], n[0])
 
 
 @torch.library.custom_op("rsmamba::mlstm_chunkwise", mutates_args=())
@@ -202,10 +213,11 @@ def _mlstm(
             state = steps.empty()
             for group in steps.groups():
                 handed, state = steps.states(group, state)
-                sums = torch.bmm(group.carried, handed).baddbmm_(group.scores(), group.v)
-                total = sums[..., -1]
+                scores = group.scores()
+                total = scores.sum(-1) + (group.carried * handed.n[:, None]).sum(-1)
                 norm = torch.maximum(total.abs(), steps.bound[group.chunks].flatten(0, 1)) + eps
-                steps.paste(flat_h, group.chunks, sums[..., :-1] / norm[..., None])
+                num = torch.bmm(group.carried, handed.c).baddbmm_(scores, group.v)
+                steps.paste(flat_h, group.chunks, num.div_(norm[..., None]))
                 steps.paste(flat_den, group.chunks, total)
     return h, den
 
@@ -284,20 +296,22 @@ def _differentiate_some(
         )
         norm = torch.maximum(total.abs(), bound) + eps
         slope = (grad * out).sum(-1) / norm
-        grad_den = torch.where(total.abs() > bound, -slope * total.sign(), 0)
-        grad = torch.cat([grad / norm[..., None], grad_den[..., None]], -1)
-        later, grad_state = steps.grad_states(group, grad, grad_state)
+        grad_num = grad / norm[..., None]
+        grad_den = torch.where(total.abs() > bound, -slope * total.sign(), 0)[..., None]
+        later, grad_state = steps.grad_states(group, grad_num, grad_den, grad_state)
 
         scores = group.scores()
-        grad_scores = torch.bmm(grad, group.v.mT)
+        grad_scores = torch.baddbmm(grad_den, grad_num, group.v.mT)
         inside = grad_scores * scores
         grad_scores.mul_(group.weights)
-        dq, dk = torch.bmm(grad, handed.mT), torch.bmm(group.v, later.mT)
+        dq = torch.baddbmm(grad_den * handed.n[:, None], grad_num, handed.c.mT)
+        dk = torch.baddbmm(later.n[:, None], group.v, later.c.mT)
         arriving, leaving = (group.carried * dq).sum(-1), (group.kept * dk).sum(-1)
         dq.mul_((carry * steps.scale)[..., None]).baddbmm_(grad_scores, group.k)
         dk.mul_(keep[..., None]).baddbmm_(grad_scores.mT, group.q)
-        dv = torch.bmm(group.kept, later).baddbmm_(scores.mT, grad)[..., :-1]
-        passing = (later * handed).sum((1, 2)) * steps.decay[group.chunks].flatten()
+        dv = torch.bmm(group.kept, later.c).baddbmm_(scores.mT, grad_num)
+        passing = (later.c * handed.c).sum((1, 2)) + (later.n * handed.n).sum(1)
+        passing *= steps.decay[group.chunks].flatten()
         crossing = _crossing(inside, arriving, leaving, passing)
         # Numerator and norm scale alike with the stabiliser, which leaves eps alone.
         pieces = (dq, dk, dv, (group.k * dk).sum(-1), crossing, slope * -eps)
