@@ -26,8 +26,8 @@ def pytest_configure() -> None:
     """
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for name in ("RSMAMBA_MODEL", "RSMAMBA_DATA", "RSMAMBA_SCAN"):
-        os.environ.pop(name, None)
+    for name in [n for n in os.environ if n.startswith("RSMAMBA_")]:
+        del os.environ[name]
 
 
 @pytest.fixture
