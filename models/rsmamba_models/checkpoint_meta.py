@@ -172,7 +172,7 @@ class CheckpointMeta(_Frozen):
         inputs: The images, in the order of the model's arguments.
         classes: In the order of the logits; a sigmoid model lists background, foreground.
         output: ``sigmoid`` (one logit) or ``softmax`` (one logit a class).
-        threshold: Foreground from this probability on (sigmoid).
+        threshold: Foreground above this probability (sigmoid).
         temperature: Logits are divided by it before the sigmoid or softmax.
         ignore_index: Label value that training ignored, or None.
         tile: Window side in pixels.
