@@ -11,6 +11,7 @@ from rsmamba_cli.raster.output import FULL
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 QUANTITY_NODATA = 255
+"""Of probabilities and uncertainty, whose values end at 250."""
 
 
 def block_arrays(plan: Plan, probabilities: Floats, wanted: Bools) -> dict[str, npt.NDArray[Any]]:

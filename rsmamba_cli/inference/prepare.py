@@ -13,6 +13,7 @@ from rsmamba_cli.events import EventHandler, Warned
 from rsmamba_cli.inference.checkpoint import checkpoint_path, read_task_meta
 from rsmamba_cli.inference.checks import georeference_warning, gsd_warning, input_warnings
 from rsmamba_cli.inference.device import resolve_device, resolve_precision
+from rsmamba_cli.inference.emit import QUANTITY_NODATA
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.plan import (
     Plan,
@@ -226,9 +227,9 @@ def _plan(
     nodata = 65535 if wide else 255
     layers = {"mask": Layer(1, "uint16" if wide else "uint8", nodata)}
     if options.probabilities is not None:
-        layers["probabilities"] = Layer(channels, "uint8", 255)
+        layers["probabilities"] = Layer(channels, "uint8", QUANTITY_NODATA)
     if options.uncertainty is not None:
-        layers["uncertainty"] = Layer(1, "uint8", 255)
+        layers["uncertainty"] = Layer(1, "uint8", QUANTITY_NODATA)
     resolved = resolved_options(
         options, rows.tile, cols.tile, rows.stride, cols.stride, trim, batch,
         threshold, device, precision,

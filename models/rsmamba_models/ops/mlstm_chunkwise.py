@@ -12,7 +12,9 @@ recomputes the states, so that training takes memory linear in the number of ste
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+
+# Older torch (2.4 for one) reads an operator's return type from typing's List only.
+from typing import Any, List, NamedTuple  # noqa: UP035
 
 import torch
 import torch.nn.functional as F
@@ -247,7 +249,7 @@ def _mlstm_backward(
     den: Tensor,
     chunk: int,
     eps: float,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006
     """Gradients of q, k, v, i_gate and f_gate.
 
     The gates act through the log weights ``w_ts = F_t - F_s + i_s``. With ``E_ts`` the gradient of
@@ -353,7 +355,7 @@ def _gradients_fake(
     den: Tensor,
     chunk: int,
     eps: float,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006
     return [t.new_empty(t.shape) for t in (q, k, v, i_gate, f_gate)]
 
 

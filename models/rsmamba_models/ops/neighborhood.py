@@ -1,7 +1,9 @@
 """Neighbourhood attention (arXiv 2204.07143) with SegMAN's relative position bias (2412.11890)."""
 
 from types import ModuleType
-from typing import Any
+
+# Older torch (2.4 for one) reads an operator's return type from typing's List only.
+from typing import Any, List  # noqa: UP035
 
 import torch
 from torch import Tensor
@@ -172,7 +174,7 @@ def _attention_backward(
     kernel_size: int,
     scale: float,
     form: str,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006
     given = (q, k, v, bias)
     if q.numel() == 0:
         return [q.new_empty(0) if t is None else torch.zeros_like(t) for t in given]
@@ -198,7 +200,7 @@ def _(
     kernel_size: int,
     scale: float,
     form: str,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006
     return [q.new_empty(0) if t is None else torch.empty_like(t) for t in (q, k, v, bias)]
 
 

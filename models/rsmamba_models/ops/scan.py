@@ -1,6 +1,6 @@
 """The two public ops, and the custom operator that carries them through autograd and compilers."""
 
-# torch before 2.7 reads an operator's return type from typing's List only.
+# Older torch (2.4 for one) reads an operator's return type from typing's List only.
 from typing import List  # noqa: UP035
 
 import torch
