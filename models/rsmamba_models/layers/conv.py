@@ -48,6 +48,22 @@ class Downsample(nn.Module):
         return out
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that uses its running statistics where a batch has one value per channel.
+
+    A single value has no variance, so PyTorch refuses it in training; a pooled 1x1 map of a batch
+    of one is such a case.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
 class ConvNormAct(nn.Sequential):
     """Convolution of odd size at stride 1, batch norm, ReLU.
 
@@ -64,5 +80,5 @@ class ConvNormAct(nn.Sequential):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
-        self.norm = nn.BatchNorm2d(out_channels, eps=eps)
+        self.norm = BatchNorm2d(out_channels, eps=eps)
         self.act = nn.ReLU()

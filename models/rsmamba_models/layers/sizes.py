@@ -25,3 +25,16 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 def crop(x: Tensor, height: int, width: int) -> Tensor:
     """The top left part of ``(B, C, H, W)``: what ``pad_to_multiple`` had been given."""
     return x[..., :height, :width]
+
+
+def resize(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear, corners not aligned, to the height and width of another map.
+
+    Args:
+        x: ``(B, C, h, w)``.
+        like: ``(..., H, W)``; only its size counts.
+    """
+    size = like.shape[-2:]
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

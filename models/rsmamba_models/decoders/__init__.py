@@ -1,0 +1,1 @@
+"""Decoders: pyramids of maps to logits, usable on every encoder."""

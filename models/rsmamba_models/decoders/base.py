@@ -1,0 +1,79 @@
+"""What all decoders share: arguments that are checked, a classifier, the initialisation."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from rsmamba_models.errors import ArgumentsError
+
+
+class Decoder(nn.Module):
+    """Base of the decoders: ``forward`` takes an encoder's maps and ends in ``classify``.
+
+    Args:
+        channels: Widths of the encoder's maps, fine to coarse.
+        num_classes: Channels of the logits.
+        width: Width of the map that is classified.
+        dropout: Probability with which a whole channel of that map is dropped in training.
+        eps: Epsilon of the batch norms.
+
+    Raises:
+        ArgumentsError: Values that make no decoder.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], num_classes: int, width: int, dropout: float, eps: float
+    ) -> None:
+        super().__init__()
+        check_counts(channels=channels, num_classes=num_classes, width=width)
+        if not 0.0 <= dropout < 1.0:
+            raise ArgumentsError(f"dropout is in [0, 1), not {dropout!r}")
+        if not 0.0 < eps < 1.0:
+            raise ArgumentsError(f"the epsilon of a batch norm is in (0, 1), not {eps!r}")
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) -> logits (B, num_classes, h, w)."""
+        out: Tensor = self.classifier(self.dropout(x))
+        return out
+
+    def initialise(self) -> None:
+        """The initialisation of mmsegmentation's heads; a decoder calls it when it is complete.
+
+        Convolutions: Kaiming normal over fan out, for ReLU. Classifier: normal with a deviation
+        of 0.01, no bias.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+
+
+def check_counts(**values: int | Sequence[int]) -> None:
+    """Refuse what is not a whole number from 1, or a non-empty sequence of such.
+
+    Raises:
+        ArgumentsError: Names the argument.
+    """
+    for name, value in values.items():
+        numbers = list(value) if isinstance(value, Sequence) else [value]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+        if not numbers or not whole or min(numbers) < 1 or max(numbers) > 65536:
+            raise ArgumentsError(f"{name}: whole numbers from 1 are wanted, not {value!r}")
+
+
+def check_level(level: int, channels: Sequence[int]) -> None:
+    """Refuse a level that the encoder does not have.
+
+    Args:
+        level: 0 is the finest; negative ones count from the coarsest.
+        channels: Widths of the encoder's maps.
+
+    Raises:
+        ArgumentsError: No such level.
+    """
+    if not -len(channels) <= level < len(channels):
+        raise ArgumentsError(f"level {level} is none of the encoder's {len(channels)} maps")

@@ -1,0 +1,92 @@
+"""UPerNet: pyramid pooling on the coarsest map, a feature pyramid, all levels fused.
+
+Xiao et al., "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221, figure 4, as
+mmsegmentation's UPerHead computes it (bilinear resizing, corners not aligned).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rsmamba_models.decoders.base import Decoder, check_counts
+from rsmamba_models.layers import ConvNormAct, resize
+
+
+class PyramidPooling(nn.Module):
+    """Pyramid pooling module (Zhao et al., arXiv 1612.01105): averages over grids of cells.
+
+    Args:
+        channels: Width in.
+        width: Width out, and of each pooled branch.
+        scales: Cells along each side, one branch a scale.
+        eps: Epsilon of the batch norms.
+    """
+
+    def __init__(self, channels: int, width: int, scales: Sequence[int], eps: float) -> None:
+        super().__init__()
+        self.scales = tuple(scales)
+        self.branches = nn.ModuleList(
+            ConvNormAct(channels, width, 1, bias=False, eps=eps) for _ in scales
+        )
+        fused = channels + len(scales) * width
+        self.bottleneck = ConvNormAct(fused, width, 3, bias=False, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, width, h, w)."""
+        pooled = [
+            resize(branch(F.adaptive_avg_pool2d(x, scale)), x)
+            for scale, branch in zip(self.scales, self.branches, strict=True)
+        ]
+        out: Tensor = self.bottleneck(torch.cat([x, *pooled], 1))
+        return out
+
+
+class UPerNet(Decoder):
+    """UPerNet's decoder over any number of maps.
+
+    Args:
+        channels: Widths of the encoder's maps, fine to coarse.
+        num_classes: Channels of the logits.
+        width: Width of all maps inside.
+        pool_scales: Cells along each side in the pyramid pooling.
+        dropout: Probability of dropping a channel before the classifier, in training.
+        batch_norm_eps: Epsilon of every batch norm.
+
+    Raises:
+        ArgumentsError: Values that make no decoder.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        width: int = 512,
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+        batch_norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__(channels, num_classes, width, dropout, batch_norm_eps)
+        check_counts(pool_scales=pool_scales)
+
+        def convolution(wide: int, kernel: int) -> ConvNormAct:
+            return ConvNormAct(wide, width, kernel, bias=False, eps=batch_norm_eps)
+
+        *fine, coarsest = channels
+        self.pyramid_pooling = PyramidPooling(coarsest, width, pool_scales, batch_norm_eps)
+        self.lateral = nn.ModuleList(convolution(c, 1) for c in fine)
+        self.smooth = nn.ModuleList(convolution(width, 3) for _ in fine)
+        self.fuse = convolution(len(channels) * width, 3)
+        self.initialise()
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps, fine to coarse -> logits (B, num_classes, h, w) of the finest map's size."""
+        x = self.pyramid_pooling(maps[-1])
+        levels = [x]
+        steps = list(zip(self.lateral, self.smooth, maps[:-1], strict=True))
+        for lateral, smooth, skip in reversed(steps):  # top-down
+            x = lateral(skip) + resize(x, skip)
+            levels.insert(0, smooth(x))
+        return self.classify(self.fuse(torch.cat([resize(x, levels[0]) for x in levels], 1)))
