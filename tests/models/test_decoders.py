@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rsmamba_models import ArgumentsError
-from rsmamba_models.decoders.fcn import FCN
+from rsmamba_models.decoders.fcn import FCNHead
 from rsmamba_models.decoders.upernet import UPerNet
 
 CHANNELS = (8, 12, 16, 24)
@@ -28,7 +28,7 @@ PYRAMIDS = {
 @pytest.mark.parametrize("sizes", PYRAMIDS.values(), ids=PYRAMIDS)
 def test_upernet_on_any_pyramid(sizes):
     channels = CHANNELS[: len(sizes)]
-    decoder = UPerNet(channels, 5, width=8)
+    decoder = UPerNet(channels, 5, channels=8)
     logits = decoder(maps(sizes))
     assert logits.shape == (2, 5, *sizes[0])
     logits.sum().backward()
@@ -38,7 +38,7 @@ def test_upernet_on_any_pyramid(sizes):
 def test_upernet_counts_the_official_parameters():
     with torch.device("meta"):
         decoder = UPerNet((64, 128, 320, 448), 7)
-        auxiliary = FCN((64, 128, 320, 448), 7)
+        auxiliary = FCNHead((64, 128, 320, 448), 7)
     assert sum(p.numel() for p in decoder.parameters()) == 29_212_167
     assert sum(p.numel() for p in auxiliary.parameters()) == 739_591
 
@@ -46,21 +46,21 @@ def test_upernet_counts_the_official_parameters():
 @pytest.mark.parametrize("level", [0, 1, 2, 3, -1])
 def test_fcn_reads_one_level(level):
     pyramid = maps(PYRAMIDS["pyramid"])
-    decoder = FCN(CHANNELS, 3, level=level, width=8, convs=2).eval()
+    decoder = FCNHead(CHANNELS, 3, level=level, channels=8, convs=2).eval()
     logits = decoder(pyramid)
     assert logits.shape == (2, 3, *pyramid[level].shape[-2:])
     others = [m if m is pyramid[level] else m + 1 for m in pyramid]
     assert torch.equal(decoder(others), logits)
 
 
-@pytest.mark.parametrize("decoder", [UPerNet, FCN])
+@pytest.mark.parametrize("decoder", [UPerNet, FCNHead])
 def test_one_pixel_trains_in_a_batch_of_one(decoder):
-    logits = decoder(CHANNELS, 2, width=4).train()(maps(PYRAMIDS["a pixel"], batch=1))
+    logits = decoder(CHANNELS, 2, channels=4).train()(maps(PYRAMIDS["a pixel"], batch=1))
     assert logits.isfinite().all()
 
 
 def test_single_values_leave_the_running_statistics_alone():
-    decoder = UPerNet(CHANNELS, 2, width=4).train()
+    decoder = UPerNet(CHANNELS, 2, channels=4).train()
     norm = decoder.pyramid_pooling.branches[0].norm  # its map is 1x1
     decoder(maps(PYRAMIDS["pyramid"], batch=1))
     assert not norm.running_mean.any()
@@ -70,7 +70,7 @@ def test_single_values_leave_the_running_statistics_alone():
 
 def test_initialisation_is_that_of_mmsegmentation():
     torch.manual_seed(0)
-    decoder = UPerNet((64, 128), 40, width=256)
+    decoder = UPerNet((64, 128), 40, channels=256)
     fuse = decoder.fuse.conv.weight
     assert fuse.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
     assert decoder.classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
@@ -80,18 +80,18 @@ def test_initialisation_is_that_of_mmsegmentation():
 @pytest.mark.parametrize(
     ("decoder", "arguments", "names"),
     [
-        (UPerNet, {"width": 0}, "width"),
-        (UPerNet, {"width": 2.5}, "width"),
+        (UPerNet, {"channels": 0}, "channels"),
+        (UPerNet, {"channels": 2.5}, "channels"),
         (UPerNet, {"pool_scales": ()}, "pool_scales"),
         (UPerNet, {"pool_scales": (1, 0)}, "pool_scales"),
         (UPerNet, {"dropout": 1.0}, "dropout"),
         (UPerNet, {"batch_norm_eps": 0.0}, "epsilon"),
-        (FCN, {"level": 4}, "level 4"),
-        (FCN, {"level": -5}, "level -5"),
-        (FCN, {"convs": 0}, "convs"),
-        (FCN, {"num_classes": 0}, "num_classes"),
+        (FCNHead, {"level": 4}, "level 4"),
+        (FCNHead, {"level": -5}, "level -5"),
+        (FCNHead, {"convs": 0}, "convs"),
+        (FCNHead, {"num_classes": 0}, "num_classes"),
     ],
 )
 def test_refusals_name_the_argument(decoder, arguments, names):
     with pytest.raises(ArgumentsError, match=names):
-        decoder(**{"channels": CHANNELS, "num_classes": 2, **arguments})
+        decoder(**{"in_channels": CHANNELS, "num_classes": 2, **arguments})

@@ -11,9 +11,9 @@ class Decoder(nn.Module):
     """Base of the decoders: ``forward`` takes an encoder's maps and ends in ``classify``.
 
     Args:
-        channels: Widths of the encoder's maps, fine to coarse.
+        in_channels: Widths of the encoder's maps, fine to coarse.
         num_classes: Channels of the logits.
-        width: Width of the map that is classified.
+        channels: Width of the map that is classified.
         dropout: Probability with which a whole channel of that map is dropped in training.
         eps: Epsilon of the batch norms.
 
@@ -22,19 +22,24 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], num_classes: int, width: int, dropout: float, eps: float
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        channels: int,
+        dropout: float,
+        eps: float,
     ) -> None:
         super().__init__()
-        check_counts(channels=channels, num_classes=num_classes, width=width)
+        check_counts(in_channels=in_channels, num_classes=num_classes, channels=channels)
         if not 0.0 <= dropout < 1.0:
             raise ArgumentsError(f"dropout is in [0, 1), not {dropout!r}")
         if not 0.0 < eps < 1.0:
             raise ArgumentsError(f"the epsilon of a batch norm is in (0, 1), not {eps!r}")
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def classify(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) -> logits (B, num_classes, h, w)."""
+        """(B, channels, h, w) -> logits (B, num_classes, h, w)."""
         out: Tensor = self.classifier(self.dropout(x))
         return out
 
@@ -65,15 +70,15 @@ def check_counts(**values: int | Sequence[int]) -> None:
             raise ArgumentsError(f"{name}: whole numbers from 1 are wanted, not {value!r}")
 
 
-def check_level(level: int, channels: Sequence[int]) -> None:
+def check_level(level: int, in_channels: Sequence[int]) -> None:
     """Refuse a level that the encoder does not have.
 
     Args:
         level: 0 is the finest; negative ones count from the coarsest.
-        channels: Widths of the encoder's maps.
+        in_channels: Widths of the encoder's maps.
 
     Raises:
         ArgumentsError: No such level.
     """
-    if not -len(channels) <= level < len(channels):
-        raise ArgumentsError(f"level {level} is none of the encoder's {len(channels)} maps")
+    if not -len(in_channels) <= level < len(in_channels):
+        raise ArgumentsError(f"level {level} is none of the encoder's {len(in_channels)} maps")

@@ -12,14 +12,14 @@ from rsmamba_models.decoders.base import Decoder, check_counts, check_level
 from rsmamba_models.layers import ConvNormAct
 
 
-class FCN(Decoder):
+class FCNHead(Decoder):
     """3x3 convolutions with batch norm and ReLU, dropout, a 1x1 convolution to the logits.
 
     Args:
-        channels: Widths of the encoder's maps, fine to coarse.
+        in_channels: Widths of the encoder's maps, fine to coarse.
         num_classes: Channels of the logits.
         level: The map it reads, 0 the finest; negative ones count from the coarsest.
-        width: Width of the convolutions.
+        channels: Width of the convolutions.
         convs: Their number, at least 1.
         dropout: Probability of dropping a channel before the classifier, in training.
         batch_norm_eps: Epsilon of every batch norm.
@@ -30,22 +30,25 @@ class FCN(Decoder):
 
     def __init__(
         self,
-        channels: Sequence[int],
+        in_channels: Sequence[int],
         num_classes: int,
         *,
         level: int = 2,
-        width: int = 256,
+        channels: int = 256,
         convs: int = 1,
         dropout: float = 0.1,
         batch_norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__(channels, num_classes, width, dropout, batch_norm_eps)
+        super().__init__(in_channels, num_classes, channels, dropout, batch_norm_eps)
         check_counts(convs=convs)
-        check_level(level, channels)
+        check_level(level, in_channels)
         self.level = level
-        widths = [channels[level]] + [width] * convs
+        widths = [in_channels[level]] + [channels] * convs
         self.convs = nn.Sequential(
-            *(ConvNormAct(wide, width, 3, bias=False, eps=batch_norm_eps) for wide in widths[:-1])
+            *(
+                ConvNormAct(width, channels, 3, bias=False, eps=batch_norm_eps)
+                for width in widths[:-1]
+            )
         )
         self.initialise()
 

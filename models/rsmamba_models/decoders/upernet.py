@@ -18,23 +18,23 @@ class PyramidPooling(nn.Module):
     """Pyramid pooling module (Zhao et al., arXiv 1612.01105): averages over grids of cells.
 
     Args:
-        channels: Width in.
-        width: Width out, and of each pooled branch.
+        in_channels: Width in.
+        channels: Width out, and of each pooled branch.
         scales: Cells along each side, one branch a scale.
         eps: Epsilon of the batch norms.
     """
 
-    def __init__(self, channels: int, width: int, scales: Sequence[int], eps: float) -> None:
+    def __init__(self, in_channels: int, channels: int, scales: Sequence[int], eps: float) -> None:
         super().__init__()
         self.scales = tuple(scales)
         self.branches = nn.ModuleList(
-            ConvNormAct(channels, width, 1, bias=False, eps=eps) for _ in scales
+            ConvNormAct(in_channels, channels, 1, bias=False, eps=eps) for _ in scales
         )
-        fused = channels + len(scales) * width
-        self.bottleneck = ConvNormAct(fused, width, 3, bias=False, eps=eps)
+        fused = in_channels + len(scales) * channels
+        self.bottleneck = ConvNormAct(fused, channels, 3, bias=False, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, width, h, w)."""
+        """(B, in_channels, h, w) -> (B, channels, h, w)."""
         pooled = [
             resize(branch(F.adaptive_avg_pool2d(x, scale)), x)
             for scale, branch in zip(self.scales, self.branches, strict=True)
@@ -47,9 +47,9 @@ class UPerNet(Decoder):
     """UPerNet's decoder over any number of maps.
 
     Args:
-        channels: Widths of the encoder's maps, fine to coarse.
+        in_channels: Widths of the encoder's maps, fine to coarse.
         num_classes: Channels of the logits.
-        width: Width of all maps inside.
+        channels: Width of all maps inside.
         pool_scales: Cells along each side in the pyramid pooling.
         dropout: Probability of dropping a channel before the classifier, in training.
         batch_norm_eps: Epsilon of every batch norm.
@@ -60,25 +60,25 @@ class UPerNet(Decoder):
 
     def __init__(
         self,
-        channels: Sequence[int],
+        in_channels: Sequence[int],
         num_classes: int,
         *,
-        width: int = 512,
+        channels: int = 512,
         pool_scales: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
         batch_norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__(channels, num_classes, width, dropout, batch_norm_eps)
+        super().__init__(in_channels, num_classes, channels, dropout, batch_norm_eps)
         check_counts(pool_scales=pool_scales)
 
-        def convolution(wide: int, kernel: int) -> ConvNormAct:
-            return ConvNormAct(wide, width, kernel, bias=False, eps=batch_norm_eps)
+        def convolution(width: int, kernel: int) -> ConvNormAct:
+            return ConvNormAct(width, channels, kernel, bias=False, eps=batch_norm_eps)
 
-        *fine, coarsest = channels
-        self.pyramid_pooling = PyramidPooling(coarsest, width, pool_scales, batch_norm_eps)
+        *fine, coarsest = in_channels
+        self.pyramid_pooling = PyramidPooling(coarsest, channels, pool_scales, batch_norm_eps)
         self.lateral = nn.ModuleList(convolution(c, 1) for c in fine)
-        self.smooth = nn.ModuleList(convolution(width, 3) for _ in fine)
-        self.fuse = convolution(len(channels) * width, 3)
+        self.smooth = nn.ModuleList(convolution(channels, 3) for _ in fine)
+        self.fuse = convolution(len(in_channels) * channels, 3)
         self.initialise()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
