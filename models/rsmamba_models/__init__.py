@@ -15,7 +15,13 @@ if TYPE_CHECKING:
         UnknownModelError,
     )
     from rsmamba_models.importers import import_official
-    from rsmamba_models.registry import create_model, list_models, model_info
+    from rsmamba_models.registry import (
+        create_model,
+        list_decoders,
+        list_encoders,
+        list_models,
+        model_info,
+    )
 
 _HOMES = {
     "load_checkpoint": "checkpoint",
@@ -33,6 +39,8 @@ _HOMES = {
     "UnknownModelError": "errors",
     "import_official": "importers",
     "create_model": "registry",
+    "list_decoders": "registry",
+    "list_encoders": "registry",
     "list_models": "registry",
     "model_info": "registry",
 }
@@ -50,6 +58,8 @@ __all__ = [
     "UnknownModelError",
     "create_model",
     "import_official",
+    "list_decoders",
+    "list_encoders",
     "list_models",
     "load_checkpoint",
     "model_info",

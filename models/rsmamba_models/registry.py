@@ -1,78 +1,33 @@
-"""Every architecture by name."""
+"""Every architecture, encoder and decoder by name."""
 
+import difflib
 import fnmatch
 import importlib
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rsmamba_models.errors import ArgumentsError, UnknownModelError
+from rsmamba_models.zoo import DecoderEntry, EncoderEntry, Entry, rs_mamba
+from rsmamba_models.zoo.decoders import DECODERS
+from rsmamba_models.zoo.entry import segmenter_entry
 
 if TYPE_CHECKING:
     from torch import nn
 
+_FAMILIES = (rs_mamba,)
+_ENTRIES: dict[str, Entry] = {e.name: e for family in _FAMILIES for e in family.ENTRIES}
+_ENCODERS: dict[str, EncoderEntry] = {e.name: e for family in _FAMILIES for e in family.ENCODERS}
+_DECODERS: dict[str, DecoderEntry] = {e.name: e for e in DECODERS}
 
-@dataclass(frozen=True)
-class Entry:
-    """One registered architecture.
-
-    Attributes:
-        name: What ``create_model`` takes.
-        family: The paper's models it belongs to.
-        task: ``segmentation``, ``change`` or ``multimodal``.
-        module: Module of ``rsmamba_models`` that holds the class.
-        class_name: The class.
-        preset: Constructor arguments that make this size.
-        paper: Where it is from.
-    """
-
-    name: str
-    family: str
-    task: str
-    module: str
-    class_name: str
-    preset: dict[str, Any] = field(default_factory=dict)
-    paper: str = ""
-
-
-_RS_MAMBA_SIZES: dict[str, dict[str, Any]] = {
-    # This project's own, for laptops: a float16 checkpoint below 3 MB.
-    "nano": {
-        "dims": (24, 48, 96, 192),
-        "depths": (1, 1, 2, 1),
-        "ssm_d_state": 4,
-        "ssm_ratio": 1.0,
-        "drop_path_rate": 0.0,
-    },
-    "tiny": {},
-    "small": {"depths": (2, 2, 27, 2)},
-    "base": {"depths": (2, 2, 27, 2), "dims": (128, 256, 512, 1024)},
-}
-# The official classes' own defaults of stochastic depth.
-_RS_MAMBA_TASKS: dict[str, tuple[str, str, float]] = {
-    "ss": ("segmentation", "RSMambaSegmenter", 0.1),
-    "cd": ("change", "RSMambaChangeDetector", 0.2),
-}
-
-_ENTRIES = {
-    entry.name: entry
-    for short, (task, class_name, drop_path) in _RS_MAMBA_TASKS.items()
-    for size, preset in _RS_MAMBA_SIZES.items()
-    for entry in [
-        Entry(
-            name=f"rsm_{short}_{size}",
-            family="rs_mamba",
-            task=task,
-            module="rs_mamba",
-            class_name=class_name,
-            preset={"drop_path_rate": drop_path, **preset},
-            paper="RS-Mamba, arXiv 2404.02668",
-        )
-    ]
-}
+_T = TypeVar("_T")
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the registered architectures.
+
+    Beside these, every ``ENCODER_DECODER`` made of a name of ``list_encoders`` and one of
+    ``list_decoders`` is an architecture (``rs_mamba_tiny_unet``).
 
     Args:
         pattern: Shell-style pattern (``rsm_cd_*``), or a part of the names (``nano``).
@@ -82,15 +37,31 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in _ENTRIES if fnmatch.fnmatchcase(name, pattern)]
 
 
+def list_encoders() -> list[str]:
+    """Names of the pyramid encoders."""
+    return list(_ENCODERS)
+
+
+def list_decoders() -> list[str]:
+    """Names of the decoders."""
+    return list(_DECODERS)
+
+
 def create_model(
-    name: str, in_chans: int = 3, num_classes: int = 1, **overrides: Any
+    name: str,
+    in_chans: Any = 3,
+    num_classes: int = 1,
+    *,
+    task: str | None = None,
+    **overrides: Any,
 ) -> "nn.Module":
     """Build an architecture with fresh weights.
 
     Args:
-        name: A name from ``list_models``.
-        in_chans: Bands of an image.
+        name: A name from ``list_models``, or ``ENCODER_DECODER``.
+        in_chans: Bands of an image (of each image, where a model takes different ones).
         num_classes: Channels of the logits; 1 is a sigmoid, 2 or more a softmax.
+        task: One of the architecture's tasks; None is its own.
         **overrides: Further constructor arguments of the family.
 
     Raises:
@@ -98,12 +69,19 @@ def create_model(
         ArgumentsError: Arguments that the architecture does not take.
     """
     entry = get_entry(name)
-    cls = getattr(importlib.import_module(f"rsmamba_models.{entry.module}"), entry.class_name)
+    module, class_name = entry.module, entry.class_name
+    if task is not None and task != entry.task:
+        if task not in entry.other_tasks:
+            raise ArgumentsError(f"{name} is for {' or '.join(entry.tasks)}, not for {task}")
+        module, class_name = entry.other_tasks[task]
+    cls = getattr(importlib.import_module(f"rsmamba_models.{module}"), class_name)
     arguments = {**entry.preset, **overrides, "in_chans": in_chans, "num_classes": num_classes}
     try:
         model: nn.Module = cls(architecture=name, **arguments)
     except TypeError as error:
         raise ArgumentsError(f"{name} cannot be built from these arguments: {error}") from error
+    if model.task != entry.task:
+        model.arguments["task"] = str(model.task)  # type: ignore[index,operator,assignment]
     return model
 
 
@@ -111,8 +89,8 @@ def model_info(name: str) -> dict[str, Any]:
     """What an architecture is, without allocating it.
 
     Returns:
-        The fields of ``Entry``, ``arguments`` (all of them) and ``parameters`` (their number, with
-        3 bands and one class).
+        The fields of ``Entry``, ``tasks``, ``arguments`` (all of them) and ``parameters`` (their
+        number, with the bands of ``arguments`` and one class).
 
     Raises:
         UnknownModelError: No such name.
@@ -123,7 +101,12 @@ def model_info(name: str) -> dict[str, Any]:
     with torch.device("meta"):
         model = create_model(name)
     parameters = sum(p.numel() for p in model.parameters())
-    return {**asdict(entry), "arguments": model.arguments, "parameters": parameters}
+    return {
+        **asdict(entry),
+        "tasks": entry.tasks,
+        "arguments": model.arguments,
+        "parameters": parameters,
+    }
 
 
 def get_entry(name: str) -> Entry:
@@ -132,10 +115,42 @@ def get_entry(name: str) -> Entry:
     Raises:
         UnknownModelError: No such name.
     """
-    if name not in _ENTRIES:
-        import difflib
+    return _composed(name) or _find(name, _ENTRIES, "architecture")
 
-        near = difflib.get_close_matches(str(name), _ENTRIES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_ENTRIES)}"
-        raise UnknownModelError(f"no architecture is called {name!r}; {hint}")
-    return _ENTRIES[name]
+
+def get_encoder(name: str) -> EncoderEntry:
+    """The line of an encoder.
+
+    Raises:
+        UnknownModelError: No such name.
+    """
+    return _find(name, _ENCODERS, "encoder")
+
+
+def get_decoder(name: str) -> DecoderEntry:
+    """The line of a decoder.
+
+    Raises:
+        UnknownModelError: No such name.
+    """
+    return _find(name, _DECODERS, "decoder")
+
+
+def _composed(name: str) -> Entry | None:
+    """The line of an ``ENCODER_DECODER`` that is not registered by itself."""
+    if name in _ENTRIES:
+        return None
+    for encoder in _ENCODERS.values():
+        decoder = _DECODERS.get(str(name).removeprefix(f"{encoder.name}_"))
+        if decoder and name == f"{encoder.name}_{decoder.name}":
+            preset = {"encoder": encoder.name, "decoder": decoder.name}
+            return segmenter_entry(name, encoder.family, preset, decoder.paper)
+    return None
+
+
+def _find(name: str, table: Mapping[str, _T], kind: str) -> _T:
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(table)}"
+        raise UnknownModelError(f"no {kind} is called {name!r}; {hint}")
+    return table[name]

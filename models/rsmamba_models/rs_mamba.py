@@ -145,33 +145,70 @@ class OmniBlock(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
-    """Patch embedding and four stages; a stage downsamples first, so its output is a skip."""
+class RSMambaEncoder(nn.Module):
+    """Patch embedding and four stages; a stage downsamples first, so its output is a skip.
+
+    Args:
+        in_chans: Bands of an image.
+        dims: Widths of the four stages, each twice the one before.
+        depths: Blocks of the four stages.
+        ssm_d_state: States per channel.
+        ssm_ratio: Inner width of the scan over the stage's.
+        ssm_dt_rank: Rank of the step's projection, or "auto" for a sixteenth of the width.
+        mlp_ratio: Hidden width of the MLP over the stage's.
+        drop_path_rate: Stochastic depth of the last block; linear from 0 over the blocks.
+        layer_norm_eps: Epsilon of every layer norm.
+
+    Raises:
+        ArgumentsError: Values that make no such network.
+    """
+
+    strides = (4, 8, 16, 32)
+    size_multiple = 32
 
     def __init__(
         self,
-        in_chans: int,
-        dims: Sequence[int],
-        depths: Sequence[int],
-        d_state: int,
-        ssm_ratio: float,
-        dt_ranks: Sequence[int],
-        mlp_ratio: float,
-        drop_path_rate: float,
-        eps: float,
+        *,
+        in_chans: int = 3,
+        dims: Sequence[int] = (96, 192, 384, 768),
+        depths: Sequence[int] = (2, 2, 9, 2),
+        ssm_d_state: int = 16,
+        ssm_ratio: float = 2.0,
+        ssm_dt_rank: int | str = "auto",
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.1,
+        layer_norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(in_chans, dims[0], eps)
+        _check(
+            in_chans,
+            dims,
+            depths,
+            ssm_d_state,
+            ssm_dt_rank,
+            drop_path_rate,
+            {"ssm_ratio": ssm_ratio, "mlp_ratio": mlp_ratio},
+            layer_norm_eps,
+        )
+        self.channels = tuple(dims)
+        self.patch_embed = PatchEmbed(in_chans, dims[0], layer_norm_eps)
         rates = torch.linspace(0.0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.stages = nn.ModuleList()
         for i, (channels, depth) in enumerate(zip(dims, depths, strict=True)):
+            rank = math.ceil(channels / 16) if ssm_dt_rank == "auto" else int(ssm_dt_rank)
             stage = nn.Sequential()
             if i > 0:
-                stage.append(Downsample(dims[i - 1], channels, eps))
+                stage.append(Downsample(dims[i - 1], channels, layer_norm_eps))
             for _ in range(depth):
                 stage.append(
                     OmniBlock(
-                        channels, d_state, ssm_ratio, dt_ranks[i], mlp_ratio, rates.pop(0), eps
+                        channels,
+                        ssm_d_state,
+                        ssm_ratio,
+                        rank,
+                        mlp_ratio,
+                        rates.pop(0),
+                        layer_norm_eps,
                     )
                 )
             self.stages.append(stage)
@@ -282,18 +319,14 @@ class RSMamba(nn.Module):
             "layer_norm_eps": layer_norm_eps,
             "batch_norm_eps": batch_norm_eps,
         }
-        _check(self.arguments)
-        ranks = [math.ceil(c / 16) if ssm_dt_rank == "auto" else int(ssm_dt_rank) for c in dims]
-        self.encoder = Encoder(
-            in_chans,
-            dims,
-            depths,
-            ssm_d_state,
-            ssm_ratio,
-            ranks,
-            mlp_ratio,
-            drop_path_rate,
-            layer_norm_eps,
+        _check_whole("num_classes", num_classes)
+        _check_eps("batch_norm_eps", batch_norm_eps)
+        self.encoder = RSMambaEncoder(
+            **{
+                k: v
+                for k, v in self.arguments.items()
+                if k not in ("num_classes", "batch_norm_eps")
+            }
         )
         self.decoder = Decoder(dims, batch_norm_eps)
         self.head = Head(dims[0], num_classes, batch_norm_eps)
@@ -350,23 +383,43 @@ class RSMambaChangeDetector(RSMamba):
         return crop(self.head(self.decoder(maps)), x1.shape[-2], x1.shape[-1])
 
 
-def _check(arguments: dict[str, Any]) -> None:
-    dims, depths = arguments["dims"], arguments["depths"]
-    whole = [arguments[n] for n in ("in_chans", "num_classes", "ssm_d_state")] + dims + depths
-    if not all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 65536 for v in whole):
-        raise ArgumentsError("channels, classes, states, dims and depths are whole numbers from 1")
+def _check(
+    in_chans: int,
+    dims: Sequence[int],
+    depths: Sequence[int],
+    states: int,
+    rank: int | str,
+    drop_path: float,
+    ratios: dict[str, float],
+    eps: float,
+) -> None:
+    for name, values in (
+        ("in_chans", [in_chans]),
+        ("ssm_d_state", [states]),
+        ("dims", dims),
+        ("depths", depths),
+    ):
+        for value in values:
+            _check_whole(name, value)
     if len(dims) != 4 or len(depths) != 4 or max(depths) > 1000:
         raise ArgumentsError(f"four stages are needed, not dims {dims} and depths {depths}")
     if any(b != 2 * a for a, b in itertools.pairwise(dims)) or dims[0] % 2:
         raise ArgumentsError(f"dims must start even and double from stage to stage, not {dims}")
-    rank = arguments["ssm_dt_rank"]
     if rank != "auto" and (not isinstance(rank, int) or rank < 1):
         raise ArgumentsError(f"ssm_dt_rank is 'auto' or a whole number from 1, not {rank!r}")
-    if not 0.0 <= arguments["drop_path_rate"] < 1.0:
-        raise ArgumentsError(f"drop_path_rate is in [0, 1), not {arguments['drop_path_rate']}")
-    for name in ("layer_norm_eps", "batch_norm_eps"):
-        if not 0.0 < arguments[name] < 1.0:
-            raise ArgumentsError(f"{name} is in (0, 1), not {arguments[name]}")
-    for name in ("ssm_ratio", "mlp_ratio"):
-        if not 1.0 / dims[0] <= arguments[name] <= 64:
-            raise ArgumentsError(f"{name} is positive and at most 64, not {arguments[name]}")
+    if not 0.0 <= drop_path < 1.0:
+        raise ArgumentsError(f"drop_path_rate is in [0, 1), not {drop_path}")
+    _check_eps("layer_norm_eps", eps)
+    for name, ratio in ratios.items():
+        if not 1.0 / dims[0] <= ratio <= 64:
+            raise ArgumentsError(f"{name} is positive and at most 64, not {ratio}")
+
+
+def _check_whole(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65536:
+        raise ArgumentsError(f"{name}: whole numbers from 1 to 65536 are wanted, not {value!r}")
+
+
+def _check_eps(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise ArgumentsError(f"{name} is in (0, 1), not {value}")

@@ -23,8 +23,8 @@ from rsmamba_models import (
     Transform,
     create_model,
     load_checkpoint,
-    model_info,
 )
+from rsmamba_models.registry import get_entry
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,18 @@ def assemble(config: TrainConfig, on_event: EventHandler, init: Path | None = No
     name = config.model.name or (initial[1].architecture if initial else None)
     task: str | None = config.data.task
     if name is not None and task is None:
-        task = _task_of(name)
+        tasks = _tasks_of(name)
+        task = tasks[0] if len(tasks) == 1 else None  # several: what the dataset holds decides
     dataset = open_for_training(config.data, task)
     if name is None:
         name = "rsm_cd_nano" if dataset.task == "change" else "rsm_ss_nano"
-    if _task_of(name) != dataset.task:
+    tasks = _tasks_of(name)
+    if dataset.task not in tasks:
         raise InputError(
-            f"{name} is a model for {_task_of(name)}, but the dataset {config.data.dataset} is for "
-            f"{dataset.task}."
+            f"{name} is a model for {' or '.join(tasks)}, but the dataset {config.data.dataset} is "
+            f"for {dataset.task}."
         )
-    arguments = dict(config.model.arguments)
+    arguments = {"task": dataset.task, **config.model.arguments}
     if initial and initial[1].architecture == name:
         arguments = {**initial[1].arguments, **arguments}
     outputs = 1 if len(dataset.classes) == 2 else len(dataset.classes)
@@ -115,14 +117,14 @@ def open_for_training(data: DataPart, task: str | None) -> Dataset:
     )
 
 
-def _task_of(name: str) -> str:
-    """The task of a registered architecture.
+def _tasks_of(name: str) -> tuple[str, ...]:
+    """The tasks that a registered architecture can be built for, its own first.
 
     Raises:
         InputError: there is none of this name.
     """
     try:
-        return str(model_info(name)["task"])
+        return get_entry(name).tasks
     except ModelsError as error:
         raise InputError(str(error)) from error
 

@@ -1,1 +1,5 @@
-"""Decoders: pyramids of maps to logits, usable on every encoder."""
+"""Decoders: from an encoder's maps to logits, shared by the families.
+
+Each is built as ``Decoder(channels, num_classes, **arguments)``, ``channels`` being those of the
+encoder's maps from fine to coarse, and takes these maps to logits at a resolution of its own.
+"""

@@ -1,0 +1,51 @@
+"""RS-Mamba's decoder on any pyramid encoder (Zhao et al., arXiv 2404.02668, section 3.4)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rsmamba_models.decoders.base import Decoder
+from rsmamba_models.layers import ConvNormAct
+
+
+class UNet(Decoder):
+    """From coarse to fine: upsample, concatenate with the next finer map, fuse by 1x1; classify.
+
+    The upsampling is to the finer map's size by the nearest neighbour, which for sizes that halve
+    is the paper's x2.
+
+    Args:
+        channels: Widths of the maps, fine to coarse.
+        num_classes: Channels of the logits.
+        dropout: Probability of dropping a channel before the classifier, in training.
+        batch_norm_eps: Epsilon of every batch norm.
+
+    Raises:
+        ArgumentsError: Values that make no decoder.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        dropout: float = 0.1,
+        batch_norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__(channels, num_classes, channels[0], dropout, batch_norm_eps)
+        self.blocks = nn.ModuleList(
+            ConvNormAct(coarse + skip, skip, 1, bias=False, eps=batch_norm_eps)
+            for coarse, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )
+        self.refine = ConvNormAct(channels[0], channels[0], 3, bias=False, eps=batch_norm_eps)
+        self.initialise()
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps, fine to coarse -> logits (B, num_classes, h, w) at the finest map's size."""
+        x = maps[-1]
+        for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
+            x = F.interpolate(x, size=skip.shape[-2:], mode="nearest")
+            x = block(torch.cat([x, skip], 1))
+        return self.classify(self.refine(x))

@@ -1,0 +1,9 @@
+"""The decoders that go with every pyramid encoder."""
+
+from rsmamba_models.zoo.entry import DecoderEntry
+
+DECODERS: tuple[DecoderEntry, ...] = (
+    DecoderEntry("fcn", "decoders.fcn", "FCN", "FCN, arXiv 1411.4038"),
+    DecoderEntry("upernet", "decoders.upernet", "UPerNet", "UPerNet, arXiv 1807.10221"),
+    DecoderEntry("unet", "decoders.unet", "UNet", "RS-Mamba, arXiv 2404.02668"),
+)
