@@ -151,13 +151,13 @@ def create_encoder(name: str, **arguments: Any) -> PyramidEncoder:
 
 
 def create_decoder(
-    name: str, channels: Sequence[int], num_classes: int, **arguments: Any
+    name: str, in_channels: Sequence[int], num_classes: int, **arguments: Any
 ) -> nn.Module:
     """Build a decoder with fresh weights.
 
     Args:
         name: A name of ``list_decoders``.
-        channels: Widths of the encoder's maps, fine to coarse.
+        in_channels: Widths of the encoder's maps, fine to coarse.
         num_classes: Channels of the logits.
         **arguments: Further arguments of the decoder.
 
@@ -169,7 +169,8 @@ def create_decoder(
     module = importlib.import_module(f"rsmamba_models.{entry.module}")
     try:
         return cast(
-            nn.Module, getattr(module, entry.class_name)(tuple(channels), num_classes, **arguments)
+            nn.Module,
+            getattr(module, entry.class_name)(tuple(in_channels), num_classes, **arguments),
         )
     except TypeError as error:
         raise ArgumentsError(f"decoder {name} cannot be built so: {error}") from error

@@ -60,7 +60,7 @@ def test_arguments_that_make_no_model_are_refused(wrong):
 
 
 def test_an_auxiliary_head_is_for_training_only():
-    model = create_model(NAME, num_classes=3, auxiliary={"level": 2, "width": 16})
+    model = create_model(NAME, num_classes=3, auxiliary={"level": 2, "channels": 16})
     outputs = model.training_forward(torch.randn(2, 3, 40, 33))
     assert {k: v.shape for k, v in outputs.items()} == {
         "logits": (2, 3, 40, 33),

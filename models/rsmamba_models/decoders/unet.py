@@ -17,7 +17,7 @@ class UNet(Decoder):
     is the paper's x2.
 
     Args:
-        channels: Widths of the maps, fine to coarse.
+        in_channels: Widths of the maps, fine to coarse.
         num_classes: Channels of the logits.
         dropout: Probability of dropping a channel before the classifier, in training.
         batch_norm_eps: Epsilon of every batch norm.
@@ -28,18 +28,18 @@ class UNet(Decoder):
 
     def __init__(
         self,
-        channels: Sequence[int],
+        in_channels: Sequence[int],
         num_classes: int,
         *,
         dropout: float = 0.1,
         batch_norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__(channels, num_classes, channels[0], dropout, batch_norm_eps)
+        super().__init__(in_channels, num_classes, in_channels[0], dropout, batch_norm_eps)
         self.blocks = nn.ModuleList(
             ConvNormAct(coarse + skip, skip, 1, bias=False, eps=batch_norm_eps)
-            for coarse, skip in zip(channels[:0:-1], channels[-2::-1], strict=True)
+            for coarse, skip in zip(in_channels[:0:-1], in_channels[-2::-1], strict=True)
         )
-        self.refine = ConvNormAct(channels[0], channels[0], 3, bias=False, eps=batch_norm_eps)
+        self.refine = ConvNormAct(in_channels[0], in_channels[0], 3, bias=False, eps=batch_norm_eps)
         self.initialise()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
