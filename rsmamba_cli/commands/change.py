@@ -1,6 +1,5 @@
 """``rsmamba change``: what differs between two dates."""
 
-import csv
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -9,9 +8,16 @@ from typing import Annotated
 import typer
 
 from rsmamba_cli.commands.flags import Inference, Output, command_app, spread_flags, usage_error
-from rsmamba_cli.commands.mapping import Job, dry_run, make_folder, plan_jobs, run_jobs, show_result
+from rsmamba_cli.commands.mapping import (
+    Job,
+    dry_run,
+    make_folder,
+    plan_jobs,
+    read_pairs,
+    run_jobs,
+    show_result,
+)
 from rsmamba_cli.console import running
-from rsmamba_cli.errors import InputError
 
 app = command_app()
 
@@ -68,7 +74,7 @@ def change(
         if pairs is None and t1 is not None and t2 is not None:
             inputs = [(t1, t2)]
         elif pairs is not None and t1 is None:
-            inputs = read_pairs(pairs)
+            inputs = read_pairs(pairs, ("t1", "t2"))
         else:
             usage_error("give two scenes, T1 and T2, or --pairs FILE.csv")
         jobs = plan_jobs(inputs, "_change.tif", output, out_dir, inference)
@@ -90,38 +96,3 @@ def change(
 
         make_folder(out_dir)
         run_jobs(console, jobs, run, library.PredictResult.to_json, partial(show_result, console))
-
-
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Read the table of ``--pairs``; paths in it are relative to its folder.
-
-    Raises:
-        InputError: no such file, other columns, an incomplete line, or no line at all.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in table.fieldnames or ()]
-            if not {"t1", "t2"} <= set(columns):
-                raise InputError(
-                    f"{path}: the first line must name the columns t1 and t2; "
-                    f"it has {', '.join(columns) or 'none'}"
-                )
-            table.fieldnames = columns
-            pairs = []
-            for row in table:
-                first, second = (row["t1"] or "").strip(), (row["t2"] or "").strip()
-                if not (first and second):
-                    raise InputError(f"{path}, line {table.line_num}: one of t1 and t2 is empty")
-                pairs.append((_beside(path, first), _beside(path, second)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{path}: the table of pairs cannot be read ({reason})") from error
-    if not pairs:
-        raise InputError(f"{path}: holds no pairs")
-    return pairs
-
-
-def _beside(table: Path, name: str) -> str:
-    """A path in a table; what only GDAL can read (URLs, ``/vsi...``) is left as it is."""
-    return name if "://" in name or name.startswith("/") else str(table.parent / name)

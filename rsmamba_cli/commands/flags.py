@@ -291,7 +291,7 @@ def usage_error(message: str, option: str | None = None) -> NoReturn:
     raise typer.BadParameter(message, param_hint=option)
 
 
-def parse_bands(text: str | None) -> tuple[int, ...] | None:
+def parse_bands(text: str | None, option: str = "--bands") -> tuple[int, ...] | None:
     """Read ``4,3,2``.
 
     Raises:
@@ -304,7 +304,7 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         bands = ()
     if not bands or min(bands) < 1:
-        usage_error(f"{text!r} is not a list of band numbers like 4,3,2 (from 1 on)", "--bands")
+        usage_error(f"{text!r} is not a list of band numbers like 4,3,2 (from 1 on)", option)
     return bands
 
 

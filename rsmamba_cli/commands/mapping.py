@@ -1,5 +1,6 @@
 """What ``predict`` and ``change`` have in common: outputs of many scenes, batches, results."""
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -84,6 +85,47 @@ def plan_jobs(
             f"{names}: would all become {double}; rename one, or run them into different folders"
         )
     return jobs
+
+
+def read_pairs(path: Path, names: tuple[str, str]) -> list[tuple[str, str]]:
+    """Read the table of ``--pairs``; paths in it are relative to its folder.
+
+    Args:
+        path: a CSV file.
+        names: of its two columns.
+
+    Raises:
+        InputError: no such file, other columns, an incomplete line, or no line at all.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, skipinitialspace=True)
+            columns = [name.strip() for name in table.fieldnames or ()]
+            if not set(names) <= set(columns):
+                raise InputError(
+                    f"{path}: the first line must name the columns {' and '.join(names)}; "
+                    f"it has {', '.join(columns) or 'none'}"
+                )
+            table.fieldnames = columns
+            pairs = []
+            for row in table:
+                first, second = ((row[name] or "").strip() for name in names)
+                if not (first and second):
+                    raise InputError(
+                        f"{path}, line {table.line_num}: one of {' and '.join(names)} is empty"
+                    )
+                pairs.append((_beside(path, first), _beside(path, second)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{path}: the table of pairs cannot be read ({reason})") from error
+    if not pairs:
+        raise InputError(f"{path}: holds no pairs")
+    return pairs
+
+
+def _beside(table: Path, name: str) -> str:
+    """A path in a table; what only GDAL can read (URLs, ``/vsi...``) is left as it is."""
+    return name if "://" in name or name.startswith("/") else str(table.parent / name)
 
 
 def stem(name: str) -> str:
@@ -186,11 +228,11 @@ def plan_rows(plan: dict[str, Any]) -> dict[str, Any]:
     return {
         "grid": plan["description"],
         **{
-            f"bands {number}" if len(plan["inputs"]) > 1 else "bands": ", ".join(
+            f"bands of {part['name']}" if len(plan["inputs"]) > 1 else "bands": ", ".join(
                 f"{name} ({band})"
                 for name, band in zip(part["band_names"], part["bands"], strict=False)
             )
-            for number, part in enumerate(plan["inputs"], start=1)
+            for part in plan["inputs"]
         },
         "overlap": None if overlap is None else f"{overlap:.1%} of the map",
         "model": plan["model"],
@@ -240,8 +282,10 @@ def show_result(console: Console, job: Job, result: "PredictResult") -> None:
 
 
 def _details(details: dict[str, Any]) -> dict[str, str]:
-    """Write how two dates lie on each other."""
+    """Write how two inputs lie on each other, or which is missing."""
     rows: dict[str, str] = {}
+    if "missing" in details:
+        rows["not given"] = f"{', '.join(details['missing'])}: zeros in its place"
     if "overlap" in details:
         rows["overlap"] = f"{details['overlap']:.1%} of the map ({details['alignment']})"
     shift = details.get("shift")

@@ -29,6 +29,8 @@ from rsmamba_cli.inference.products import (
     output_files,
     write_products,
 )
+from rsmamba_cli.inference.sampler import set_sampler
+from rsmamba_cli.raster.align import Aligned
 from rsmamba_cli.raster.opening import gdal_settings
 from rsmamba_cli.raster.registration import residual_shift
 from rsmamba_cli.raster.store import Store, partial_folder
@@ -38,15 +40,19 @@ _SHIFT_WORTH_TELLING = 1.0
 
 
 def predict(
-    scene: Name,
+    scene: Name | None,
     output: Name,
     options: PredictOptions | None = None,
     on_event: EventHandler = ignore_events,
 ) -> PredictResult:
-    """Map one scene with a segmentation model.
+    """Map one scene with a segmentation model, of one modality or of optical and radar images.
+
+    The radar image of ``options.sar`` is warped on to the scene's grid; without it, a scene that
+    holds the bands of both is split. What a model takes and is not given is refused or fed as
+    zeros, as its checkpoint says.
 
     Args:
-        scene: any raster that GDAL reads.
+        scene: any raster that GDAL reads; None where ``options.sar`` is all there is.
         output: the mask, a GeoTIFF (COG) on exactly the scene's grid: uint8 class values, 255 where
             there is no answer (uint16 and 65535 when a class value is 255 or more).
         options: see `PredictOptions`.
@@ -58,7 +64,8 @@ def predict(
     Raises:
         RsmambaError: a subclass says whose fault it is; `Interrupted` after SIGINT or SIGTERM.
     """
-    return _run("segmentation", (scene,), output, options or PredictOptions(), on_event)
+    scenes = () if scene is None else (scene,)
+    return _run("segmentation", scenes, output, options or PredictOptions(), on_event)
 
 
 def change(
@@ -91,7 +98,7 @@ def change(
 
 
 def plan_summary(
-    scene: Name,
+    scene: Name | None,
     options: PredictOptions | None = None,
     t2: Name | None = None,
     on_event: EventHandler = ignore_events,
@@ -100,7 +107,7 @@ def plan_summary(
     """What a run would do: windows, memory, disk and time. Nothing is written.
 
     Args:
-        scene: the scene, or the first of two dates.
+        scene: the scene (see `predict`), or the first of two dates.
         options: see `PredictOptions`.
         t2: the second date.
         on_event: told about warnings.
@@ -115,24 +122,26 @@ def plan_summary(
         RsmambaError: see `predict`.
     """
     options = options or PredictOptions()
-    paths = (scene,) if t2 is None else (scene, t2)
     task = "segmentation" if t2 is None else "change"
-    prepared = prepare(task, tuple(os.fspath(p) for p in paths), options, on_event)
+    paths = tuple(os.fspath(path) for path in (scene, t2) if path is not None)
+    prepared = prepare(task, paths, options, on_event)
     with contextlib.closing(prepared), _threads(options.threads):
-        plan = prepared.plan
+        plan, aligned = prepared.plan, prepared.inputs.aligned
         batches = -(-plan.windows // plan.batch_size)
         return {
             "grid": prepared.grid.to_json(),
             "description": prepared.grid.describe(),
             "inputs": [
                 {
+                    "name": spec.name,
                     "path": s.path,
                     "bands": list(s.bands),
                     "band_names": list(s.band_names),
                     "dtype": str(s.dtype),
                     "nodata": [None if n is None else str(n) for n in s.nodata],
                 }
-                for s in prepared.scenes
+                for s, spec in zip(prepared.inputs.scenes, prepared.meta.inputs, strict=True)
+                if s is not None
             ],
             "model": prepared.meta.architecture,
             "window": list(plan.window_shape),
@@ -148,7 +157,7 @@ def plan_summary(
             "disk_bytes": prepared.disk_forecast(),
             "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
             "seconds": _seconds_a_batch(prepared) * batches if measure else None,
-            "overlap": None if prepared.aligned is None else prepared.aligned.overlap,
+            "overlap": None if aligned is None else aligned.overlap,
         }
 
 
@@ -162,7 +171,8 @@ def _run(
     began = time.perf_counter()
     paths = tuple(os.fspath(path) for path in inputs)
     files = output_files(Path(output), options)
-    reads = [*paths, *(os.fspath(p) for p in (options.mask, options.aoi, options.model) if p)]
+    more = (options.sar, options.mask, options.aoi, options.model)
+    reads = [*paths, *(os.fspath(p) for p in more if p)]
     skip = check_outputs(files, reads, options)
     with contextlib.ExitStack() as stack:
         check = stack.enter_context(interruptible())
@@ -175,7 +185,7 @@ def _run(
             )
         stack.enter_context(gdal_settings(prepared.cache_bytes))
         stack.enter_context(_threads(options.threads))
-        details = _change_details(prepared, on_event)
+        details = _alignment_details(prepared, on_event)
         folder = partial_folder(files["mask"])
         store = Store(
             files["mask"],
@@ -221,6 +231,10 @@ def _how_to_go_on(store: Store) -> str:
 
 def _predictor(prepared: Prepared) -> Predictor:
     model = load_model(prepared.checkpoint, prepared.meta)
+    seed = 0
+    if prepared.sampler is not None:
+        set_sampler(model, prepared.sampler)
+        seed = prepared.sampler["seed"]
     return Predictor(
         model,
         prepared.meta,
@@ -228,15 +242,34 @@ def _predictor(prepared: Prepared) -> Predictor:
         prepared.precision,
         prepared.plan.batch_size,
         prepared.options.tta,
+        seed,
     )
 
 
-def _change_details(prepared: Prepared, on_event: EventHandler) -> dict[str, Any]:
-    aligned = prepared.aligned
-    if aligned is None:
-        return {}
-    base = 1 if prepared.options.grid == "t2" else 0
-    shift = residual_shift(prepared.scenes[base], aligned, prepared.grid)
+def _alignment_details(prepared: Prepared, on_event: EventHandler) -> dict[str, Any]:
+    """How the inputs lie on each other, for the result; warns where that leaves gaps."""
+    inputs, task = prepared.inputs, prepared.meta.task
+    details: dict[str, Any] = {}
+    specs = zip(prepared.meta.inputs, inputs.scenes, strict=True)
+    if missing := [spec.name for spec, scene in specs if scene is None]:
+        details["missing"] = missing
+    if inputs.aligned is None:
+        return details
+    overlap = inputs.aligned.overlap
+    details |= {"alignment": inputs.aligned.how, "overlap": overlap}
+    if task == "change":
+        details["shift"] = _shift(prepared, inputs.aligned, on_event)
+    if overlap < 0.995:
+        what = "dates" if task == "change" else "images"
+        on_event(
+            Warned(f"the two {what} overlap on {overlap:.1%} of the map; the rest has no answer")
+        )
+    return details
+
+
+def _shift(prepared: Prepared, aligned: Aligned, on_event: EventHandler) -> dict[str, Any] | None:
+    """The shift that two dates seem to have; a large one is told."""
+    shift = residual_shift(prepared.inputs.base_scene, aligned, prepared.grid)
     if shift is not None and shift.reliable and shift.pixels >= _SHIFT_WORTH_TELLING:
         length = "" if shift.metres is None else f" ({shift.metres:.3g} m)"
         on_event(
@@ -246,17 +279,7 @@ def _change_details(prepared: Prepared, on_event: EventHandler) -> dict[str, Any
                 "co-register them first if that is real."
             )
         )
-    if aligned.overlap < 0.995:
-        on_event(
-            Warned(
-                f"the two dates overlap on {aligned.overlap:.1%} of the map; the rest has no answer"
-            )
-        )
-    return {
-        "alignment": aligned.how,
-        "overlap": aligned.overlap,
-        "shift": None if shift is None else shift.to_json(),
-    }
+    return None if shift is None else shift.to_json()
 
 
 def _check_space(prepared: Prepared, folder: Path) -> None:
@@ -291,7 +314,7 @@ def _seconds_a_batch(prepared: Prepared) -> float:
     seconds = 0.0
     for _ in range(2):  # the first also pays for allocations and kernels
         began = time.perf_counter()
-        predictor(empty)
+        predictor(empty, [(0, 0)] * prepared.plan.batch_size)
         seconds = time.perf_counter() - began
     return seconds
 

@@ -1,6 +1,7 @@
 """Finding, reading and judging the checkpoint of a run."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -8,16 +9,20 @@ from torch import nn
 from rsmamba_cli.errors import CheckpointError
 from rsmamba_models import CheckpointMeta, ModelsError, load_checkpoint, read_meta
 
-_COMMANDS = {"segmentation": "predict", "change": "change"}
+_COMMANDS = {"segmentation": "predict", "change": "change", "multimodal": "predict"}
 
 
 def checkpoint_path(model: Path | str | None, task: str) -> Path:
     """The file to use: the one given, or the embedded demonstration checkpoint of the task.
 
     Raises:
-        CheckpointError: no such file.
+        CheckpointError: no such file, or no embedded model for the task.
     """
     if model is None or os.fspath(model) == "demo":
+        if task == "multimodal":
+            raise CheckpointError(
+                "no model for two modalities is embedded: give a checkpoint with --model FILE"
+            )
         from rsmamba_cli.assets import demo_checkpoint
 
         return Path(demo_checkpoint(task))
@@ -27,20 +32,26 @@ def checkpoint_path(model: Path | str | None, task: str) -> Path:
     return path
 
 
-def read_task_meta(path: Path, task: str) -> CheckpointMeta:
-    """The metadata of a checkpoint, if it is for the task.
+def read_task_meta(path: Path, tasks: Sequence[str]) -> CheckpointMeta:
+    """The metadata of a checkpoint, if it is for one of the tasks.
 
     Raises:
-        CheckpointError: not a checkpoint, or for another task.
+        CheckpointError: not a checkpoint, or for none of them.
     """
     try:
         meta = read_meta(path)
     except (ModelsError, OSError) as error:
         raise CheckpointError(_named(path, error)) from error
-    if meta.task != task:
-        other = _COMMANDS.get(meta.task)
-        advice = f"; use `rsmamba {other}`" if other else ""
-        raise CheckpointError(f"{path}: is a {meta.task} model, and this needs {task}{advice}")
+    if meta.task not in tasks:
+        other = _COMMANDS[meta.task]
+        advice = (
+            "; leave out --sar and --sar-bands, or use a model that takes them"
+            if other == _COMMANDS[tasks[0]]
+            else f"; use `rsmamba {other}`"
+        )
+        raise CheckpointError(
+            f"{path}: is a {meta.task} model, and this needs {' or '.join(tasks)}{advice}"
+        )
     return meta
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
 from rsmamba_cli.inference.emit import block_arrays
 from rsmamba_cli.inference.plan import Plan
+from rsmamba_cli.inference.sampler import Place
 from rsmamba_cli.inference.source import Bools, Floats, Source
 from rsmamba_cli.raster.store import Store
 
@@ -25,8 +26,11 @@ Piece = tuple[tuple[Floats, ...], Bools]
 class BatchPredictor(Protocol):
     """What an engine needs of a predictor."""
 
-    def __call__(self, arrays: Sequence[Floats]) -> Floats:
-        """Windows (n, bands, h, w) of every input to probabilities (n, classes, h, w)."""
+    def __call__(self, arrays: Sequence[Floats], places: Sequence[Place]) -> Floats:
+        """Windows (n, bands, h, w) of every input to probabilities (n, classes, h, w).
+
+        ``places`` holds row and column of each window in the plan's lattice.
+        """
         ...
 
 
@@ -140,7 +144,8 @@ class _Strip:
         count = batch.count
         if count:
             self._engine.check()
-            sums.add(batch.rows, batch.columns, self._predictor(batch.filled()))
+            places = list(zip(batch.rows, batch.columns, strict=True))
+            sums.add(batch.rows, batch.columns, self._predictor(batch.filled(), places))
             batch.clear()
             self._engine.on_event(Progress("predict", count))
         return count

@@ -20,6 +20,9 @@ class PredictOptions:
     Attributes:
         model: a checkpoint; None or "demo" takes the embedded demonstration checkpoint.
         bands: 1-based bands to feed, in the model's order; None lets file and checkpoint decide.
+        sar: the second image of a model of optical and radar, on any grid; `predict` only.
+        sar_bands: as ``bands``, of the ``sar`` image or, without one, of the scene itself.
+        sar_nodata: as ``nodata``, for the ``sar`` image's bands.
         nodata: value of pixels without data, over whatever the file says.
         nodata_rule: a declared nodata value counts where "all" used bands, or "any", hold it.
         mask: raster on any grid; its non-zero pixels are left out.
@@ -46,10 +49,16 @@ class PredictOptions:
         overwrite: replace an existing output.
         skip_existing: leave an existing output alone and say so.
         grid: which date's grid a change map lies on: "t1" or "t2".
+        sampler: of a diffusion model: "ddim" or "ddpm"; None for the checkpoint's.
+        steps: of the sampler; None for the checkpoint's.
+        seed: of the sampler's noise; None for 0.
     """
 
     model: Path | str | None = None
     bands: tuple[int, ...] | None = None
+    sar: Path | str | None = None
+    sar_bands: tuple[int, ...] | None = None
+    sar_nodata: float | None = None
     nodata: float | None = None
     nodata_rule: Literal["all", "any"] = "all"
     mask: Path | str | None = None
@@ -76,6 +85,9 @@ class PredictOptions:
     overwrite: bool = False
     skip_existing: bool = False
     grid: Literal["t1", "t2"] = "t1"
+    sampler: Literal["ddim", "ddpm"] | None = None
+    steps: int | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("--nodata-rule", self.nodata_rule, ("all", "any"))
@@ -91,10 +103,16 @@ class PredictOptions:
             _one_of("--batch-size", self.batch_size, ("auto",))
         else:
             _at_least("--batch-size", self.batch_size, 1)
-        if self.threads is not None:
-            _at_least("--threads", self.threads, 1)
-        if self.trim is not None:
-            _at_least("--trim", self.trim, 0)
+        if self.sampler is not None:
+            _one_of("--sampler", self.sampler, ("ddim", "ddpm"))
+        for name, value, least in (
+            ("--threads", self.threads, 1),
+            ("--trim", self.trim, 0),
+            ("--steps", self.steps, 1),
+            ("--seed", self.seed, 0),
+        ):
+            if value is not None:
+                _at_least(name, value, least)
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"--overlap is a fraction below 1; got {self.overlap}")
         if self.threshold is not None and not 0 < self.threshold < 1:
@@ -143,7 +161,8 @@ class PredictResult:
         backend: implementation of the scan.
         model: architecture.
         skipped: nothing was done because the output was there already.
-        details: more, by command (change: "overlap", "shift").
+        details: more, by command (two inputs: "alignment", "overlap"; change: "shift" too; an
+            input that was not given: "missing").
     """
 
     output: Path

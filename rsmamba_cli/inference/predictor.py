@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsmamba_cli.errors import CheckpointError, DeviceError
+from rsmamba_cli.inference.sampler import Place, samples, window_noise
 from rsmamba_models import CheckpointMeta, ModelsError
 
 Tta = Literal["none", "flip", "d4"]
@@ -34,6 +35,7 @@ class Predictor:
         precision: str = "fp32",
         batch_size: int = 1,
         tta: Tta = "none",
+        seed: int = 0,
     ) -> None:
         """Move the model to its device.
 
@@ -43,7 +45,9 @@ class Predictor:
             device: torch device.
             precision: "fp32", or "bf16" and "fp16" for autocast.
             batch_size: windows a forward pass.
-            tta: average over "flip" (4) or "d4" (8) views, each turned back exactly.
+            tta: average over "flip" (4) or "d4" (8) views, each turned back exactly. The noise
+                of a diffusion model is turned along: it belongs to the place, as the image does.
+            seed: of the noise that a diffusion model starts from.
         """
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
@@ -51,13 +55,15 @@ class Predictor:
         self.precision = precision
         self.batch_size = batch_size
         self.classes = len(meta.classes)
+        self.seed = seed
         self._views = _views(tta)
 
-    def __call__(self, arrays: Sequence[Floats]) -> Floats:
+    def __call__(self, arrays: Sequence[Floats], places: Sequence[Place] | None = None) -> Floats:
         """Predict windows.
 
         Args:
             arrays: one normalised array (n, bands, h, w) for each input of the model.
+            places: one for each window; a diffusion model's noise follows from them.
 
         Returns:
             (n, classes, h, w) float32 probabilities over all classes, in the checkpoint's order; a
@@ -66,23 +72,31 @@ class Predictor:
         Raises:
             CheckpointError: the model's output does not fit its metadata.
             DeviceError: the device is out of memory.
+            ValueError: a diffusion model was given no places.
         """
-        count = len(arrays[0])
+        if places is None and samples(self.model):
+            raise ValueError("a model that samples needs to know the places of its windows")
+        count, size = len(arrays[0]), self.batch_size
         parts = [
-            self._batch([a[i : i + self.batch_size] for a in arrays])
-            for i in range(0, count, self.batch_size)
+            self._batch([a[i : i + size] for a in arrays], (places or ())[i : i + size])
+            for i in range(0, count, size)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _batch(self, arrays: Sequence[Floats]) -> Floats:
+    def _batch(self, arrays: Sequence[Floats], places: Sequence[Place]) -> Floats:
         count = len(arrays[0])
         inputs = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
         missing = self.batch_size - count
         if missing:
             inputs = [torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) for x in inputs]
+        noise = None
+        if samples(self.model):
+            padded = [*places, *[places[-1]] * missing]
+            drawn = window_noise(self.model, self.seed, padded, *inputs[0].shape[-2:])
+            noise = torch.from_numpy(drawn).to(self.device)
         try:
             with torch.inference_mode(), self._autocast():
-                probabilities = self._averaged([x.to(self.device) for x in inputs])
+                probabilities = self._averaged([x.to(self.device) for x in inputs], noise)
             return probabilities[:count].cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise DeviceError(
@@ -97,10 +111,11 @@ class Predictor:
         dtype = _AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
-    def _averaged(self, inputs: list[Tensor]) -> Tensor:
+    def _averaged(self, inputs: list[Tensor], noise: Tensor | None) -> Tensor:
         total: Tensor | None = None
         for there, back in self._views:
-            answer = back(self._probabilities(self.model(*[there(x) for x in inputs])))
+            more = {} if noise is None else {"noise": there(noise)}
+            answer = back(self._probabilities(self.model(*[there(x) for x in inputs], **more)))
             total = answer.contiguous() if total is None else total + answer
         assert total is not None
         return total if len(self._views) == 1 else total / len(self._views)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 import rsmamba_cli
+from rsmamba_cli.errors import InputError
 from rsmamba_cli.events import EventHandler, Warned
 from rsmamba_cli.inference.checkpoint import checkpoint_path, read_task_meta
 from rsmamba_cli.inference.checks import georeference_warning, gsd_warning, input_warnings
 from rsmamba_cli.inference.device import resolve_device, resolve_precision
 from rsmamba_cli.inference.emit import QUANTITY_NODATA
+from rsmamba_cli.inference.inputs import Inputs, open_inputs
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.plan import (
     Plan,
@@ -24,14 +26,13 @@ from rsmamba_cli.inference.plan import (
     plan_axes,
     plan_strips,
 )
-from rsmamba_cli.inference.source import Reader, Source
-from rsmamba_cli.raster.align import Aligned, align
+from rsmamba_cli.inference.sampler import resolve_sampler
+from rsmamba_cli.inference.source import Source
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.opening import local_identity
-from rsmamba_cli.raster.scene import Scene, open_scene
 from rsmamba_cli.raster.selection import Selection
 from rsmamba_cli.raster.store import Layer, canonical_json
-from rsmamba_models import CheckpointMeta, InputSpec
+from rsmamba_models import CheckpointMeta
 
 PLAN_FORMAT = 1
 _CACHE_LEAST = 64 << 20
@@ -45,12 +46,12 @@ class Prepared:
         options: as asked for.
         meta: of the checkpoint.
         checkpoint: its file.
-        scenes: opened inputs in the order of the model's arguments.
-        aligned: the input that was brought on to the other's grid (change only).
+        inputs: opened, in the order of the model's arguments.
         grid: of the run and its outputs.
         source: what the engine reads.
         device: to run on.
         precision: resolved.
+        sampler: settings of a diffusion model's sampler, "seed" among them, or None.
         plan: what is computed.
         cache_bytes: GDAL cache that fits the reading.
     """
@@ -58,12 +59,12 @@ class Prepared:
     options: PredictOptions
     meta: CheckpointMeta
     checkpoint: Path
-    scenes: tuple[Scene, ...]
-    aligned: Aligned | None
+    inputs: Inputs
     grid: Grid
     source: Source
     device: torch.device
     precision: str
+    sampler: dict[str, Any] | None
     plan: Plan
     cache_bytes: int
     _stack: ExitStack = field(repr=False)
@@ -105,8 +106,8 @@ def prepare(
     """Open the inputs, read the checkpoint's metadata and make the plan.
 
     Args:
-        task: "segmentation" (one path) or "change" (two).
-        paths: scenes in the order of the model's arguments.
+        task: "segmentation" (one scene, of one modality or two) or "change" (two scenes).
+        paths: the scenes; none where ``options.sar`` is all there is.
         options: as asked for.
         on_event: told what the user should know.
 
@@ -115,37 +116,29 @@ def prepare(
         CheckpointError: the model file cannot be used.
         DeviceError: the device is not there.
     """
-    checkpoint = checkpoint_path(options.model, task)
-    meta = read_task_meta(checkpoint, task)
+    tasks = _possible_tasks(task, options)
+    checkpoint = checkpoint_path(options.model, tasks[0])
+    meta = read_task_meta(checkpoint, tasks)
     if meta.demo:
         on_event(Warned(DEMO_WARNING, essential=True))
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     check_threshold(options.threshold, len(meta.classes))
+    sampler = resolve_sampler(meta, options)
     with ExitStack() as stack:
-        base = 1 if task == "change" and options.grid == "t2" else 0
-        scenes = tuple(
-            stack.enter_context(_open(path, spec, options, with_mask=i == base))
-            for i, (path, spec) in enumerate(zip(paths, meta.inputs, strict=True))
-        )
-        grid = scenes[base].grid
-        readers: list[Reader] = list(scenes)
-        aligned = None
-        if task == "change":
-            other = 1 - base
-            aligned = align(scenes[other], grid, scenes[base].path, meta.inputs[other].resampling)
-            readers[other] = aligned
+        inputs = open_inputs(paths, meta, options, stack)
+        grid = inputs.grid
         selection = None
         if options.aoi is not None or options.bbox is not None:
             selection = Selection(grid, options.aoi, options.bbox, options.bbox_crs)
-        _warn(scenes, base, meta, selection, on_event)
-        source = Source(readers, meta.inputs, selection)
-        plan = _plan(task, scenes, grid, meta, options, device, precision)
+        _warn(inputs, meta, selection, on_event)
+        source = Source(inputs.readers, meta.inputs, selection)
+        plan = _plan(inputs, meta, options, device, precision, sampler)
         rows = min(plan.rows.tile, grid.height)
-        cache = sum(scene.cache_bytes(rows) for scene in scenes)
+        cache = sum(scene.cache_bytes(rows) for scene in inputs.given)
         cache = max(_CACHE_LEAST, min(cache, options.memory_bytes() // 4))
         prepared = Prepared(
-            options, meta, checkpoint, scenes, aligned, grid, source, device, precision, plan,
+            options, meta, checkpoint, inputs, grid, source, device, precision, sampler, plan,
             cache, stack.pop_all(),
         )  # fmt: skip
         forecast, bound = prepared.memory_forecast(), options.memory_bytes()
@@ -165,32 +158,35 @@ DEMO_WARNING = (
 )
 
 
-def _open(path: str, spec: InputSpec, options: PredictOptions, with_mask: bool) -> Scene:
-    return open_scene(
-        path,
-        bands=options.bands,
-        nodata=options.nodata,
-        nodata_rule=options.nodata_rule,
-        mask=options.mask if with_mask else None,
-        expected_bands=len(spec.bands),
-        expected_names=spec.bands,
-        fallback_nodata=spec.nodata,
-    )
+def _possible_tasks(task: str, options: PredictOptions) -> tuple[str, ...]:
+    """Tasks of the models that can do what is asked for.
+
+    Raises:
+        InputError: a second modality for two dates.
+    """
+    sar = options.sar is not None or options.sar_bands is not None
+    if task != "segmentation":
+        if sar:
+            raise InputError("--sar and --sar-bands are options of predict, not of change")
+        return (task,)
+    return ("multimodal",) if sar else ("segmentation", "multimodal")
 
 
 def _warn(
-    scenes: tuple[Scene, ...],
-    base: int,
+    inputs: Inputs,
     meta: CheckpointMeta,
     selection: Selection | None,
     on_event: EventHandler,
 ) -> None:
     messages: list[str | None] = []
-    for scene, spec in zip(scenes, meta.inputs, strict=True):
+    for scene, spec in zip(inputs.scenes, meta.inputs, strict=True):
+        if scene is None:
+            messages.append(f"there is no {spec.name} image: the model is fed zeros in its place")
+            continue
         messages.append(f"{scene.path}: {scene.note}" if scene.note else None)
         messages += input_warnings(scene, spec)
-    messages.append(gsd_warning(scenes[base], meta))
-    messages.append(georeference_warning([scenes[base]]))
+    messages.append(gsd_warning(inputs.base_scene, meta))
+    messages.append(georeference_warning([inputs.base_scene]))
     messages.append(selection.note if selection is not None else None)
     for message in messages:
         if message:
@@ -198,18 +194,19 @@ def _warn(
 
 
 def _plan(
-    task: str,
-    scenes: tuple[Scene, ...],
-    grid: Grid,
+    inputs: Inputs,
     meta: CheckpointMeta,
     options: PredictOptions,
     device: torch.device,
     precision: str,
+    sampler: dict[str, Any] | None,
 ) -> Plan:
     tile = meta.tile if options.tile is None else options.tile
     overlap = meta.overlap if options.overlap is None else options.overlap
     trim = meta.trim if options.trim is None else options.trim
-    rows, cols = plan_axes(grid.shape, tile, overlap, trim, options.blend, meta.size_multiple)
+    rows, cols = plan_axes(
+        inputs.grid.shape, tile, overlap, trim, options.blend, meta.size_multiple
+    )
     batch = (
         auto_batch_size((rows.tile, cols.tile), device.type)
         if options.batch_size == "auto"
@@ -234,19 +231,24 @@ def _plan(
         options, rows.tile, cols.tile, rows.stride, cols.stride, trim, batch,
         threshold, device, precision,
     )  # fmt: skip
-    if task == "change":
+    if meta.task == "change":
         resolved["grid"] = options.grid
+    if sampler is not None:
+        resolved["sampler"] = sampler
+    names = [spec.name for spec in meta.inputs]
+    if missing := [n for n, s in zip(names, inputs.scenes, strict=True) if s is None]:
+        resolved["missing"] = missing
     description: dict[str, Any] = {
         "format": PLAN_FORMAT,
         "version": rsmamba_cli.__version__,
-        "task": task,
-        "inputs": [scene.identity() for scene in scenes],
+        "task": meta.task,
+        "inputs": [scene.identity() for scene in inputs.given],
         "checkpoint": {"sha256": meta.sha256, "architecture": meta.architecture},
         "options": resolved,
         "aoi": None if options.aoi is None else local_identity(options.aoi),
         "output": {name: [layer.count, layer.dtype] for name, layer in layers.items()},
         "strips": list(strips),
-        "_paths": [scene.path for scene in scenes],
+        "_paths": [scene.path for scene in inputs.given],
     }
     return Plan(rows, cols, strips, batch, layers, values, nodata, threshold, description)
 

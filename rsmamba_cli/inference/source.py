@@ -28,14 +28,18 @@ class Reader(Protocol):
 class Source:
     """All inputs of a run on one grid.
 
-    Invalid pixels (of any input: the masks are united) are 0 after normalisation.
+    Invalid pixels (of any input: the masks are united) are 0 after normalisation, and so is all of
+    an input that is missing (None in place of its reader).
 
     Attributes:
         bands: bands of each input.
     """
 
     def __init__(
-        self, readers: Sequence[Reader], specs: Sequence[InputSpec], selection: Selection | None
+        self,
+        readers: Sequence[Reader | None],
+        specs: Sequence[InputSpec],
+        selection: Selection | None,
     ) -> None:
         self._readers = tuple(readers)
         self._transforms = tuple(spec.transform for spec in specs)
@@ -53,14 +57,19 @@ class Source:
             For each input (bands, height, width) as the model wants it, and wanted (height, width):
             valid in every input and selected.
         """
-        values: list[Floats] = []
+        values: list[Floats | None] = []
         wanted = np.ones((height, width), dtype=np.bool_)
         for reader in self._readers:
+            if reader is None:
+                values.append(None)
+                continue
             raw, valid = reader.read(row, col, height, width)
             values.append(raw)
             wanted &= valid
         inputs = tuple(
-            normalise(raw, wanted, transform)
+            np.zeros((transform.bands, height, width), dtype=np.float32)
+            if raw is None
+            else normalise(raw, wanted, transform)
             for raw, transform in zip(values, self._transforms, strict=True)
         )
         if self._selection is not None:

@@ -147,7 +147,7 @@ class Aligned:
                 )
             except GDAL_ERRORS as error:
                 raise InputError(
-                    f"{self._scene.path}: cannot be warped to the other date's grid ({error})"
+                    f"{self._scene.path}: cannot be warped to the grid of the map ({error})"
                 ) from error
         block = (out[:-1], out[-1] >= _FULL_SUPPORT)
         self._blocks[i, j] = block
@@ -183,7 +183,7 @@ def align(scene: Scene, grid: Grid, other_path: str, resampling: str = "bilinear
     """Bring a scene on to a grid.
 
     Args:
-        scene: the second date.
+        scene: the second date or sensor.
         grid: of the first.
         other_path: name of the first, for messages.
         resampling: for values, where warping is needed ("bilinear", "nearest", "cubic").
@@ -214,8 +214,8 @@ def align(scene: Scene, grid: Grid, other_path: str, resampling: str = "bilinear
         if grid.transform is None:
             raise InputError(
                 f"{pair}: {other_path} is placed by control points or RPCs, and nothing can be "
-                "warped on to such a grid. Use the other date's grid (--grid t2 or t1), or "
-                "rectify it first with gdalwarp."
+                "warped on to such a grid. Rectify it first with gdalwarp, or of two dates use the "
+                "other's grid (--grid t2 or t1)."
             )
     aligned = Aligned(scene, grid, offset, resampling)
     if aligned.overlap <= 0:

@@ -3,7 +3,6 @@
 import pytest
 import typer
 
-from rsmamba_cli.commands.change import read_pairs
 from rsmamba_cli.commands.flags import (
     Inference,
     in_range,
@@ -12,7 +11,7 @@ from rsmamba_cli.commands.flags import (
     parse_bbox,
     parse_tile,
 )
-from rsmamba_cli.commands.mapping import plan_jobs, stem
+from rsmamba_cli.commands.mapping import plan_jobs, read_pairs, stem
 from rsmamba_cli.errors import InputError
 
 
@@ -115,7 +114,7 @@ def test_equal_stems_are_refused() -> None:
 def test_pairs_are_relative_to_their_table(tmp_path) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text("\ufeffid, t1, t2\n1, a.tif, /b.tif\n2, c/d.tif,https://x.org/e.tif\n")
-    assert read_pairs(table) == [
+    assert read_pairs(table, ("t1", "t2")) == [
         (str(tmp_path / "a.tif"), "/b.tif"),
         (str(tmp_path / "c/d.tif"), "https://x.org/e.tif"),
     ]
@@ -134,9 +133,9 @@ def test_tables_that_are_none(tmp_path, text, problem) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text(text)
     with pytest.raises(InputError, match=problem):
-        read_pairs(table)
+        read_pairs(table, ("t1", "t2"))
 
 
 def test_a_missing_table_of_pairs(tmp_path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_pairs(tmp_path / "none.csv")
+        read_pairs(tmp_path / "none.csv", ("t1", "t2"))
