@@ -209,13 +209,15 @@ def _check_match(model: "nn.Module", meta: CheckpointMeta) -> None:
             f"the metadata lists {len(meta.classes)} classes with a {meta.output}, the model has "
             f"{model.num_classes} logit(s)"
         )
-    if meta.task != "multimodal":
-        for spec in meta.inputs:
-            if len(spec.bands) != model.in_chans:
-                raise ArgumentsError(
-                    f"the metadata's input {spec.name!r} has {len(spec.bands)} bands, the model "
-                    f"takes {model.in_chans}"
-                )
+    bands: Any = model.in_chans
+    if not isinstance(bands, tuple):
+        bands = (bands,) * len(meta.inputs)
+    for spec, wanted in zip(meta.inputs, bands, strict=True):
+        if len(spec.bands) != wanted:
+            raise ArgumentsError(
+                f"the metadata's input {spec.name!r} has {len(spec.bands)} bands, the model "
+                f"takes {wanted}"
+            )
 
 
 def _check_tensors(

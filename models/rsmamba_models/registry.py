@@ -69,11 +69,10 @@ def create_model(
         ArgumentsError: Arguments that the architecture does not take.
     """
     entry = get_entry(name)
-    module, class_name = entry.module, entry.class_name
-    if task is not None and task != entry.task:
-        if task not in entry.other_tasks:
-            raise ArgumentsError(f"{name} is for {' or '.join(entry.tasks)}, not for {task}")
-        module, class_name = entry.other_tasks[task]
+    builder = entry.builders.get(entry.task if task is None else task)
+    if builder is None:
+        raise ArgumentsError(f"{name} is for {' or '.join(entry.tasks)}, not for {task}")
+    module, class_name = builder
     cls = getattr(importlib.import_module(f"rsmamba_models.{module}"), class_name)
     arguments = {**entry.preset, **overrides, "in_chans": in_chans, "num_classes": num_classes}
     try:

@@ -33,7 +33,18 @@ class Entry:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Every task that it can be built for, its own first."""
-        return (self.task, *self.other_tasks)
+        return tuple(self.builders)
+
+    @property
+    def builders(self) -> dict[str, tuple[str, str]]:
+        """The ``(module, class)`` that builds it for each task.
+
+        Any segmentation network also takes two modalities, stacked.
+        """
+        found = {self.task: (self.module, self.class_name), **self.other_tasks}
+        if self.task == "segmentation":
+            found.setdefault("multimodal", ("fusion", "EarlyFusion"))
+        return found
 
 
 @dataclass(frozen=True)
