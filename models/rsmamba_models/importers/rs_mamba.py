@@ -6,13 +6,13 @@ epsilons and stochastic depth cannot be.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from rsmamba_models.errors import ArgumentsError, ImportFailedError
-from rsmamba_models.importers.state import check_keys, check_shape, read_state
+from rsmamba_models.importers.state import check_config, load_renamed, read_state, shape_of
 from rsmamba_models.registry import create_model
 from rsmamba_models.rs_mamba import OmniBlock, OmniScan
 
@@ -27,6 +27,7 @@ _BLOCK_RULES = (
     (r"^op\.A_log$", "op.A_logs"),
     (r"^op\.D$", "op.Ds"),
 )
+_NAME = "RS-Mamba"
 _PATCH_EMBED = {"conv1": 0, "norm1": 2, "conv2": 5, "norm2": 7}
 # Terms that have one meaning here; the official forward types v2 and v3 differ in kernels only.
 _FIXED: dict[str, tuple[Any, ...]] = {
@@ -69,7 +70,7 @@ def build(state: dict[str, Tensor], **config: Any) -> nn.Module:
         config.pop(name, None)
     mode = config.pop("mode", "eval")
     known = {name: (value,) for name, value in arguments.items()}
-    _check_config(config, {**_FIXED, **known, "model": (_TASKS[task][0],)}, (*_FREE, "mode"))
+    check_config(config, {**_FIXED, **known, "model": (_TASKS[task][0],)}, (*_FREE, "mode"), _NAME)
     if mode not in ("eval", "train"):
         raise ImportFailedError(f"mode is 'eval' or 'train', not {mode!r}")
     size = _SIZES.get((tuple(arguments["dims"]), tuple(arguments["depths"])), "tiny")
@@ -78,7 +79,13 @@ def build(state: dict[str, Tensor], **config: Any) -> nn.Module:
     except ArgumentsError as error:
         raise ImportFailedError(f"the state dict describes no RS-Mamba: {error}") from error
     head = _TASKS[task][1]
-    _load(model, state, lambda key: official_key(key, head), f"RS-Mamba ({_TASKS[task][0]})")
+    load_renamed(
+        model,
+        state,
+        lambda key: official_key(key, head),
+        f"RS-Mamba ({_TASKS[task][0]})",
+        _split_directions,
+    )
     return model.train(mode == "train")
 
 
@@ -98,8 +105,8 @@ def load_block(
     """
     state = read_state(state)
     arguments = _scan_arguments(state, "op.")
-    mlp_ratio = _shape(state, "mlp.fc1.weight", 2)[0] / arguments["channels"]
-    _check_config(config, {**_scan_config(arguments), "mlp_ratio": (mlp_ratio,)}, ())
+    mlp_ratio = shape_of(state, "mlp.fc1.weight", 2, _NAME)[0] / arguments["channels"]
+    check_config(config, {**_scan_config(arguments), "mlp_ratio": (mlp_ratio,)}, (), _NAME)
     block = OmniBlock(
         arguments["channels"],
         arguments["d_state"],
@@ -108,7 +115,7 @@ def load_block(
         mlp_ratio,
         eps=layer_norm_eps,
     )
-    _load(block, state, official_block_key, "RS-Mamba's block")
+    load_renamed(block, state, official_block_key, "RS-Mamba's block", _split_directions)
     return block.eval()
 
 
@@ -127,23 +134,16 @@ def load_ossm(state: Mapping[str, Any], *, layer_norm_eps: float = 1e-5, **confi
     if any(key.startswith("op.") for key in state):
         state = {key[3:]: value for key, value in state.items() if key.startswith("op.")}
     arguments = _scan_arguments(state, "")
-    _check_config(config, _scan_config(arguments), ())
+    check_config(config, _scan_config(arguments), (), _NAME)
     module = OmniScan(**arguments, eps=layer_norm_eps)
-    _load(module, state, lambda key: official_block_key(f"scan.{key}")[3:], "RS-Mamba's OSSM")
+    load_renamed(
+        module,
+        state,
+        lambda key: official_block_key(f"scan.{key}")[3:],
+        "RS-Mamba's OSSM",
+        _split_directions,
+    )
     return module.eval()
-
-
-def _check_config(
-    config: dict[str, Any], known: dict[str, tuple[Any, ...]], others: tuple[str, ...]
-) -> None:
-    """Refuse terms that are neither known nor what the state dict says."""
-    for name, value in config.items():
-        if name not in known:
-            terms = ", ".join([*others, *known])
-            raise ImportFailedError(f"RS-Mamba has no configuration term {name!r}; known: {terms}")
-        if (list(value) if isinstance(value, tuple) else value) not in known[name]:
-            wanted = " or ".join(map(repr, known[name]))
-            raise ImportFailedError(f"{name} is {wanted} in this state dict, not {value!r}")
 
 
 def _scan_config(arguments: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -159,22 +159,22 @@ def _scan_config(arguments: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
 def _arguments(state: dict[str, Tensor]) -> tuple[str, dict[str, Any]]:
     """The task and what the shapes tell."""
     task = "cd" if any(key.startswith("fuse_block") for key in state) else "ss"
-    in_chans = _shape(state, "patch_embed.0.weight", 4)[1]
-    num_classes = _shape(state, f"{_TASKS[task][1]}.weight", 4)[0]
+    in_chans = shape_of(state, "patch_embed.0.weight", 4, _NAME)[1]
+    num_classes = shape_of(state, f"{_TASKS[task][1]}.weight", 4, _NAME)[0]
     dims, depths, ranks = [], [], []
     for i in range(1, 5):
         prefix = f"encoder_block{i}.blocks."
         found = {m[1] for k in state if (m := re.match(re.escape(prefix) + r"(\d+)\.", k))}
         depths.append(len(found))
-        dims.append(_shape(state, f"{prefix}0.op.in_proj.weight", 2)[1])
-        ranks.append(_shape(state, f"{prefix}0.op.dt_projs_weight", 3)[2])
+        dims.append(shape_of(state, f"{prefix}0.op.in_proj.weight", 2, _NAME)[1])
+        ranks.append(shape_of(state, f"{prefix}0.op.dt_projs_weight", 3, _NAME)[2])
     first = _scan_arguments(state, "encoder_block1.blocks.0.op.")
     rank: int | str = "auto"
     if ranks != [math.ceil(c / 16) for c in dims]:
         if len(set(ranks)) > 1:
             raise ImportFailedError(f"dt ranks {ranks} follow no rule of the architecture")
         rank = ranks[0]
-    hidden = _shape(state, "encoder_block1.blocks.0.mlp.fc1.weight", 2)[0]
+    hidden = shape_of(state, "encoder_block1.blocks.0.mlp.fc1.weight", 2, _NAME)[0]
     return task, {
         "in_chans": in_chans,
         "num_classes": num_classes,
@@ -188,8 +188,8 @@ def _arguments(state: dict[str, Tensor]) -> tuple[str, dict[str, Any]]:
 
 
 def _scan_arguments(state: dict[str, Tensor], prefix: str) -> dict[str, Any]:
-    doubled, channels = _shape(state, f"{prefix}in_proj.weight", 2)
-    directions, inner, rank = _shape(state, f"{prefix}dt_projs_weight", 3)
+    doubled, channels = shape_of(state, f"{prefix}in_proj.weight", 2, _NAME)
+    directions, inner, rank = shape_of(state, f"{prefix}dt_projs_weight", 3, _NAME)
     if directions != 8:
         raise ImportFailedError(
             f"{prefix}dt_projs_weight has {directions} scan directions, RS-Mamba has 8; a VMamba "
@@ -199,19 +199,10 @@ def _scan_arguments(state: dict[str, Tensor], prefix: str) -> dict[str, Any]:
         raise ImportFailedError(f"{prefix}in_proj.weight has {doubled} rows, wanted {2 * inner}")
     return {
         "channels": channels,
-        "d_state": _shape(state, f"{prefix}A_logs", 2)[1],
+        "d_state": shape_of(state, f"{prefix}A_logs", 2, _NAME)[1],
         "ratio": inner / channels,
         "dt_rank": rank,
     }
-
-
-def _shape(state: dict[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
-    if key not in state:
-        raise ImportFailedError(f"this is no RS-Mamba state dict: it has no key {key}")
-    shape = tuple(state[key].shape)
-    if len(shape) != axes or 0 in shape:
-        raise ImportFailedError(f"{key} has shape {shape}, wanted {axes} non-empty axes")
-    return shape
 
 
 def official_key(key: str, head: str) -> str:
@@ -250,18 +241,8 @@ def official_block_key(key: str) -> str:
     return key
 
 
-def _load(
-    module: nn.Module, state: dict[str, Tensor], official: Callable[[str], str], what: str
-) -> None:
-    ours = module.state_dict()
-    names = {key: official(key) for key in ours}
-    check_keys(state, names.values(), what)
-    tensors = {}
-    for key, value in ours.items():
-        found = state[names[key]]
-        wanted = tuple(value.shape)
-        if key.endswith(("A_log", ".D")) or key == "D":  # official: directions and channels in one
-            wanted = (wanted[0] * wanted[1], *wanted[2:])
-        check_shape(names[key], found, wanted)
-        tensors[key] = found.reshape(value.shape).to(value.dtype)
-    module.load_state_dict(tensors)
+def _split_directions(key: str, tensor: Tensor) -> Tensor:
+    """Officially directions and channels of ``A_log`` and ``D`` are one axis."""
+    if key.rsplit(".", 1)[-1] in ("A_log", "D") and tensor.dim() and tensor.shape[0] % 8 == 0:
+        return tensor.reshape(8, -1, *tensor.shape[1:])
+    return tensor

@@ -1,7 +1,7 @@
 """Getting from what people have (files, wrapped dicts, arrays) to a plain dict of tensors."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,76 @@ def check_shape(key: str, found: Tensor, wanted: tuple[int, ...]) -> None:
             f"{key} has shape {tuple(found.shape)}, the architecture that the other keys describe "
             f"wants {wanted}"
         )
+
+
+def shape_of(state: Mapping[str, Tensor], key: str, axes: int, what: str) -> tuple[int, ...]:
+    """The shape of a tensor that has to be there, with so many axes, none of them empty.
+
+    Raises:
+        ImportFailedError: No such key, or another number of axes.
+    """
+    if key not in state:
+        raise ImportFailedError(f"this is no {what} state dict: it has no key {key}")
+    shape = tuple(state[key].shape)
+    if len(shape) != axes or 0 in shape:
+        raise ImportFailedError(f"{key} has shape {shape}, wanted {axes} non-empty axes")
+    return shape
+
+
+def check_config(
+    config: Mapping[str, Any],
+    known: Mapping[str, tuple[Any, ...]],
+    others: Iterable[str],
+    what: str,
+) -> None:
+    """Refuse configuration terms that are not known, or not what the state dict says.
+
+    Args:
+        config: Terms to values.
+        known: For each term the values that agree with the state dict.
+        others: Further terms there are, for the message.
+        what: The family's name.
+
+    Raises:
+        ImportFailedError: Names the term, and what was expected.
+    """
+    for name, value in config.items():
+        if name not in known:
+            terms = ", ".join([*others, *known])
+            raise ImportFailedError(f"{what} has no configuration term {name!r}; known: {terms}")
+        if (list(value) if isinstance(value, tuple) else value) not in known[name]:
+            wanted = " or ".join(map(repr, known[name]))
+            raise ImportFailedError(f"{name} is {wanted} in this state dict, not {value!r}")
+
+
+def load_renamed(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    official: Callable[[str], str],
+    what: str,
+    convert: Callable[[str, Tensor], Tensor] = lambda key, tensor: tensor,
+) -> None:
+    """Load an official state dict into a module of ours; every key of both is used.
+
+    Args:
+        module: Receives the tensors, in its own dtypes.
+        state: Official keys to tensors.
+        official: Official name of a parameter or buffer of ours.
+        what: What the module is, for messages.
+        convert: Given our name and the official tensor, the tensor as we keep it.
+
+    Raises:
+        ImportFailedError: Keys missing, left over, or of another shape.
+    """
+    ours = module.state_dict()
+    names = {key: official(key) for key in ours}
+    check_keys(state, names.values(), what)
+    tensors = {}
+    for key, value in ours.items():
+        found = convert(key, state[names[key]])
+        check_shape(names[key], found, tuple(value.shape))
+        tensors[key] = found.to(value.dtype)
+    module.load_state_dict(tensors)
 
 
 def several(names: list[str], most: int = 5) -> str:
