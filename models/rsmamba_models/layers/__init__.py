@@ -1,18 +1,28 @@
 """Building blocks that several families share."""
 
 from rsmamba_models.layers.basic import DropPath, Mlp, linear_init_
-from rsmamba_models.layers.conv import BatchNorm2d, ConvNormAct, Downsample, PatchEmbed
-from rsmamba_models.layers.sizes import crop, pad_to_multiple, resize
+from rsmamba_models.layers.conv import (
+    BatchNorm2d,
+    ConvNormAct,
+    DepthwiseConv,
+    Downsample,
+    PatchEmbed,
+)
+from rsmamba_models.layers.scan import SelectiveScan2d
+from rsmamba_models.layers.sizes import crop, pad_to, pad_to_multiple, resize
 
 __all__ = [
     "BatchNorm2d",
     "ConvNormAct",
+    "DepthwiseConv",
     "Downsample",
     "DropPath",
     "Mlp",
     "PatchEmbed",
+    "SelectiveScan2d",
     "crop",
     "linear_init_",
+    "pad_to",
     "pad_to_multiple",
     "resize",
 ]

@@ -64,8 +64,24 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(x)
 
 
+class DepthwiseConv(nn.Conv2d):
+    """A convolution of every channel by itself, of odd size, on a channel-last map.
+
+    Args:
+        channels: Width in and out.
+        kernel: Side of the convolution.
+    """
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class ConvNormAct(nn.Sequential):
-    """Convolution of odd size at stride 1, batch norm, ReLU.
+    """Convolution of odd size, batch norm, ReLU.
 
     Args:
         in_channels: Width in.
@@ -73,12 +89,22 @@ class ConvNormAct(nn.Sequential):
         kernel: Side of the convolution.
         bias: Whether the convolution has one.
         eps: Epsilon of the batch norm.
+        stride: Of the convolution.
+        padding: Zeros on every side; None for half of the kernel.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, bias: bool, eps: float = 1e-5
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        bias: bool,
+        eps: float = 1e-5,
+        stride: int = 1,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+        padding = kernel // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias)
         self.norm = BatchNorm2d(out_channels, eps=eps)
         self.act = nn.ReLU()

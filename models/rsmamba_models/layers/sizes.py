@@ -1,5 +1,7 @@
 """Images of any size through networks that want a multiple."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,9 +18,23 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     Raises:
         ArgumentsError: Not four axes, or an empty side.
     """
+    return pad_to(x, lambda side: side + -side % multiple)
+
+
+def pad_to(x: Tensor, wanted: Callable[[int], int]) -> Tensor:
+    """Repeat the last row and column until both sides are as wanted.
+
+    Args:
+        x: ``(B, C, H, W)``, H and W at least 1.
+        wanted: From a side to the padded one, which is no smaller.
+
+    Raises:
+        ArgumentsError: Not four axes, or an empty side.
+    """
     if x.dim() != 4 or x.shape[-1] == 0 or x.shape[-2] == 0:
         raise ArgumentsError(f"a model takes images (B, C, H, W), not of shape {tuple(x.shape)}")
-    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    height, width = x.shape[-2:]
+    bottom, right = wanted(height) - height, wanted(width) - width
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
