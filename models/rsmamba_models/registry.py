@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rsmamba_models.errors import ArgumentsError, UnknownModelError
-from rsmamba_models.zoo import DecoderEntry, EncoderEntry, Entry, rs_mamba
+from rsmamba_models.zoo import DecoderEntry, EncoderEntry, Entry, rs_mamba, segman
 from rsmamba_models.zoo.decoders import DECODERS
-from rsmamba_models.zoo.entry import segmenter_entry
+from rsmamba_models.zoo.entry import classifier_entry, segmenter_entry
 
 if TYPE_CHECKING:
     from torch import nn
 
-_FAMILIES = (rs_mamba,)
+_FAMILIES = (rs_mamba, segman)
 _ENTRIES: dict[str, Entry] = {e.name: e for family in _FAMILIES for e in family.ENTRIES}
 _ENCODERS: dict[str, EncoderEntry] = {e.name: e for family in _FAMILIES for e in family.ENCODERS}
 _DECODERS: dict[str, DecoderEntry] = {e.name: e for e in DECODERS}
@@ -27,7 +27,8 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the registered architectures.
 
     Beside these, every ``ENCODER_DECODER`` made of a name of ``list_encoders`` and one of
-    ``list_decoders`` is an architecture (``rs_mamba_tiny_unet``).
+    ``list_decoders`` is an architecture (``rs_mamba_tiny_unet``), and so is every
+    ``ENCODER_classifier``.
 
     Args:
         pattern: Shell-style pattern (``rsm_cd_*``), or a part of the names (``nano``).
@@ -58,7 +59,7 @@ def create_model(
     """Build an architecture with fresh weights.
 
     Args:
-        name: A name from ``list_models``, or ``ENCODER_DECODER``.
+        name: A name from ``list_models``, ``ENCODER_DECODER`` or ``ENCODER_classifier``.
         in_chans: Bands of an image (of each image, where a model takes different ones).
         num_classes: Channels of the logits; 1 is a sigmoid, 2 or more a softmax.
         task: One of the architecture's tasks; None is its own.
@@ -136,10 +137,12 @@ def get_decoder(name: str) -> DecoderEntry:
 
 
 def _composed(name: str) -> Entry | None:
-    """The line of an ``ENCODER_DECODER`` that is not registered by itself."""
+    """The line of an ``ENCODER_DECODER`` or ``ENCODER_classifier`` not registered by itself."""
     if name in _ENTRIES:
         return None
     for encoder in _ENCODERS.values():
+        if name == f"{encoder.name}_classifier":
+            return classifier_entry(encoder)
         decoder = _DECODERS.get(str(name).removeprefix(f"{encoder.name}_"))
         if decoder and name == f"{encoder.name}_{decoder.name}":
             preset = {"encoder": encoder.name, "decoder": decoder.name}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.errors import ArgumentsError
-from rsmamba_models.layers import crop, pad_to_multiple
+from rsmamba_models.layers import crop, pad_to, pad_to_multiple
 from rsmamba_models.registry import get_decoder, get_encoder
 
 
@@ -18,7 +18,9 @@ class PyramidEncoder(nn.Module):
     Attributes:
         channels: Widths of the maps, fine to coarse.
         strides: Image pixels a map pixel, fine to coarse.
-        size_multiple: What an image's sides must be multiples of.
+        size_multiple: What an image's sides must be multiples of. An encoder may have a method
+            ``padded_side(side) -> side`` instead, which tells what a segmenter pads a side to; it
+            then takes images of any size itself.
     """
 
     channels: tuple[int, ...]
@@ -120,13 +122,30 @@ class Segmenter(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
         """The encoder's maps of an image of any size, and the size it was padded to."""
-        if x.dim() == 4 and x.shape[1] != self.in_chans:
-            raise ArgumentsError(
-                f"{self.architecture} was made for {self.in_chans} bands, "
-                f"the image has {x.shape[1]}"
-            )
-        padded = pad_to_multiple(x, self.size_multiple)
+        check_bands(self, x)
+        padded = pad_for(self.encoder, x)
         return self.encoder(padded), (padded.shape[-2], padded.shape[-1])
+
+
+def check_bands(model: nn.Module, image: Tensor) -> None:
+    """Refuse an image of another number of bands than the model's.
+
+    Raises:
+        ArgumentsError: Names both numbers.
+    """
+    if image.dim() == 4 and image.shape[1] != model.in_chans:
+        raise ArgumentsError(
+            f"{model.architecture} was made for {model.in_chans} bands, the image has "
+            f"{image.shape[1]}"
+        )
+
+
+def pad_for(encoder: PyramidEncoder, image: Tensor) -> Tensor:
+    """Pad an image by replication to sides that an encoder takes."""
+    padded_side = getattr(encoder, "padded_side", None)
+    if padded_side is None:
+        return pad_to_multiple(image, encoder.size_multiple)
+    return pad_to(image, padded_side)
 
 
 def create_encoder(name: str, **arguments: Any) -> PyramidEncoder:

@@ -102,3 +102,19 @@ def segmenter_entry(name: str, family: str, preset: Mapping[str, Any], paper: st
         paper=paper,
         other_tasks={"change": ("change", "SiameseChangeDetector")},
     )
+
+
+def classifier_entry(encoder: EncoderEntry) -> Entry:
+    """The line of an encoder with a classifier on it, as it is pre-trained.
+
+    Args:
+        encoder: Its line.
+    """
+    return Entry(
+        name=f"{encoder.name}_classifier",
+        family=encoder.family,
+        task="classification",
+        module="classifier",
+        class_name="Classifier",
+        preset={"encoder": encoder.name},
+    )
