@@ -79,6 +79,7 @@ def train(
             usage_error("name a dataset; `rsmamba datasets` lists them", "--dataset")
         from rsmamba_cli.training import load_recipe
         from rsmamba_cli.training import train as library
+        from rsmamba_cli.training.devices import is_main_process
 
         config = load_recipe(
             recipe,
@@ -110,7 +111,8 @@ def train(
                 },
             )
 
-        console.result(result.to_json(), show)
+        if is_main_process():
+            console.result(result.to_json(), show)
 
 
 def _score(metrics: dict[str, float], monitor: str) -> str | None:

@@ -3,7 +3,6 @@
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -269,28 +268,3 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def decaying_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
-    """Split parameters into those with and without weight decay.
-
-    Args:
-        model: whose parameters.
-        weight_decay: of the first group.
-        decay_all: put every parameter there, as the official RS-Mamba does; otherwise vectors
-            (norms, biases) and the parameters of the scan, for which 0 is no neutral value, are
-            spared.
-    """
-    decay: list[nn.Parameter] = []
-    spare: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        own = name.rsplit(".", 1)[-1]
-        spared = parameter.ndim < 2 or own in ("A_log", "D", "dt_bias")
-        (spare if spared and not decay_all else decay).append(parameter)
-    groups = [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": spare, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

@@ -1,7 +1,7 @@
 """Random changes to a training sample; geometry moves images and label together.
 
-Everything is drawn from one generator a sample, seeded with (seed, epoch, rank, sample), so that a
-sample does not depend on workers or on what was drawn before it.
+Everything is drawn from one generator a sample, seeded with (seed, epoch, sample), so that a sample
+does not depend on workers, on how processes share the work, or on what was drawn before it.
 """
 
 from dataclasses import dataclass
@@ -46,9 +46,9 @@ class AugmentOptions:
     noise: float = 0.0
 
 
-def sample_rng(seed: int, epoch: int, rank: int, sample: int) -> np.random.Generator:
-    """The generator of one sample of one epoch."""
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch, rank, sample)))
+def sample_rng(seed: int, epoch: int, sample: int) -> np.random.Generator:
+    """The generator of one sample of one epoch; samples are numbered over all processes."""
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch, sample)))
 
 
 def zoomed_crop(rng: np.random.Generator, crop: int, scale: tuple[float, float]) -> int:

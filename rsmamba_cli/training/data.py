@@ -1,7 +1,8 @@
 """From the tiles of a split to batches: crops, normalised and changed at random, in a fixed order.
 
-The order of samples and everything random about each are functions of (seed, epoch, rank, place in
-the epoch), so that they do not depend on workers, and a resumed run goes on where it stopped.
+The order of samples and everything random about each are functions of (seed, epoch, place in the
+epoch), so that they do not depend on workers or on the number of processes, and a resumed run goes
+on where it stopped.
 """
 
 import math
@@ -31,7 +32,7 @@ from rsmamba_cli.training.recipe import DataPart
 from rsmamba_models import Transform
 
 Key = tuple[int, int, int]
-"""Epoch, place in the epoch, item."""
+"""Epoch, place in the epoch among the samples of all processes, item."""
 
 _ORDER = 0x0D0E
 """Keeps the generator of an epoch's order apart from those of its samples."""
@@ -71,7 +72,6 @@ class TrainSamples(Dataset[Any]):
         data: crop size and mode.
         options: random changes.
         seed: of everything random.
-        rank: of this process among several.
     """
 
     def __init__(
@@ -81,14 +81,12 @@ class TrainSamples(Dataset[Any]):
         data: DataPart,
         options: AugmentOptions,
         seed: int,
-        rank: int = 0,
     ) -> None:
         self.split = split
         self.transform = transform
         self.data = data
         self.options = options
         self.seed = seed
-        self.rank = rank
         count = len(split) if data.limit is None else min(data.limit, len(split))
         headers = [split.header(index) for index in range(count)]
         self.sizes = [(h.height, h.width) for h in headers]
@@ -114,7 +112,7 @@ class TrainSamples(Dataset[Any]):
         """Read, normalise and change one sample."""
         epoch, place, item = key
         tile, part = self.items[item]
-        rng = sample_rng(self.seed, epoch, self.rank, place)
+        rng = sample_rng(self.seed, epoch, place)
         crop = self.data.crop
         if self.data.crop_mode == "grid":
             side = crop

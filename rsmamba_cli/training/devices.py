@@ -1,11 +1,18 @@
-"""Where training runs and with which arithmetic."""
+"""Where training runs, in how many processes, and with which arithmetic."""
 
-from typing import Literal
+import importlib
+import os
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from rsmamba_cli.errors import DeviceError
+from rsmamba_cli.errors import DeviceError, InputError
 from rsmamba_cli.inference.device import resolve_device
 from rsmamba_cli.training.recipe import LoopPart
 
@@ -14,6 +21,13 @@ _FABRIC_NAMES: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+
+_LOGGERS = {
+    "tensorboard": ("lightning_fabric.loggers", "TensorBoardLogger", "root_dir"),
+    "wandb": ("lightning.pytorch.loggers", "WandbLogger", "save_dir"),
+    "mlflow": ("lightning.pytorch.loggers", "MLFlowLogger", "save_dir"),
+}
+"""Name -> module and class of a Lightning logger, and what it calls its folder."""
 
 
 def training_precision(wanted: str, device: torch.device) -> str:
@@ -31,14 +45,37 @@ def training_precision(wanted: str, device: torch.device) -> str:
     return wanted
 
 
-def start_fabric(loop: LoopPart) -> tuple[Fabric, str, str]:
+def processes(loop: LoopPart) -> tuple[int, int]:
+    """Devices a machine and machines: what ``torchrun`` or Slurm started, else what a recipe says.
+
+    Raises:
+        DeviceError: Slurm was told the number of tasks in a way that leaves their places open.
+    """
+    if TorchElasticEnvironment.detect():
+        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    try:
+        slurm = SLURMEnvironment.detect()
+    except RuntimeError as error:
+        raise DeviceError(str(error)) from error
+    if slurm:
+        tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
+        return int(tasks), int(os.environ.get("SLURM_NNODES", "1"))
+    return loop.devices, loop.nodes
+
+
+def start_fabric(loop: LoopPart, out: Path) -> tuple[Fabric, str, str]:
     """Start as many processes as there are devices.
+
+    Args:
+        loop: the recipe's.
+        out: folder for what loggers write.
 
     Returns:
         Fabric, the kind of the device and the precision.
 
     Raises:
         DeviceError: the devices are not there.
+        InputError: a logger is not installed.
     """
     device = resolve_device(loop.device)
     precision = training_precision(loop.precision, device)
@@ -46,11 +83,37 @@ def start_fabric(loop: LoopPart) -> tuple[Fabric, str, str]:
         raise DeviceError(
             f"{loop.devices} GPUs were asked for, but there are {torch.cuda.device_count()}."
         )
+    many = loop.devices * loop.nodes > 1
     fabric = Fabric(
         accelerator=device.type,
         devices=loop.devices,
-        strategy="ddp" if loop.devices > 1 else "auto",
+        num_nodes=loop.nodes,
+        # Some models have weights that a batch may not reach.
+        strategy=DDPStrategy(find_unused_parameters=True) if many else "auto",
         precision=_FABRIC_NAMES[precision],
+        loggers=[_make_logger(name, out) for name in loop.loggers],
     )
     fabric.launch()
     return fabric, device.type, precision
+
+
+def is_main_process() -> bool:
+    """Whether this process is the first of a training run, or the only one."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def _make_logger(name: str, out: Path) -> Any:
+    """A Lightning logger that writes to ``out/NAME``.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    module, class_name, folder = _LOGGERS[name]
+    try:
+        logger = getattr(importlib.import_module(module), class_name)
+        return logger(**{folder: str(out / name)})
+    except ImportError as error:
+        package = "rsmamba[tensorboard]" if name == "tensorboard" else f"lightning and {name}"
+        raise InputError(
+            f"loop.loggers: {name} is not there ({error}). Install {package}."
+        ) from error

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 
 from rsmamba_cli.errors import DeviceError, OutputError, ResumeError
 from rsmamba_cli.events import EventHandler, ignore_events
 from rsmamba_cli.training.assembly import assemble
-from rsmamba_cli.training.devices import start_fabric
+from rsmamba_cli.training.devices import processes, start_fabric
 from rsmamba_cli.training.recipe import TrainConfig
 from rsmamba_cli.training.results import TrainResult
 from rsmamba_cli.training.state import LAST, RECIPE, STATE, RunLog, load_state
@@ -24,8 +25,10 @@ def train(
 ) -> TrainResult:
     """Train a model.
 
-    The folder ``out`` receives ``best.safetensors`` and ``last.safetensors``, ``state.pt`` (for an
-    exact resume), ``recipe.yaml`` (every setting), ``log.csv``, ``log.jsonl`` and ``pictures/``.
+    With ``torchrun`` or under Slurm, their processes are taken instead of ``loop.devices`` and
+    ``loop.nodes``. The folder ``out`` receives ``best.safetensors`` and ``last.safetensors``,
+    ``state.pt`` (for an exact resume), ``recipe.yaml`` (every setting), ``log.csv``, ``log.jsonl``
+    and ``pictures/``.
 
     Args:
         config: all settings; see `load_recipe`.
@@ -43,7 +46,10 @@ def train(
         RsmambaError: the loss or a gradient is not finite; the batch is saved.
     """
     out = Path(out)
-    fabric, device, precision = start_fabric(config.loop)
+    devices, nodes = processes(config.loop)
+    loop = config.loop.model_copy(update={"devices": devices, "nodes": nodes})
+    config = config.model_copy(update={"loop": loop})
+    fabric, device, precision = start_fabric(loop, out)
     listen = on_event if fabric.is_global_zero else ignore_events
     state = load_state(out) if resume else None
     if state is not None:
@@ -51,11 +57,32 @@ def train(
     elif fabric.is_global_zero:
         _check_free(out)
     fabric.barrier()
+    try:
+        return _run(config, out, state, fabric, (device, precision), listen)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"The memory of {device} is too small for this training. Choose a smaller "
+            "data.batch_size (with optimiser.accumulate to make up for it) or data.crop, "
+            "model.gradient_checkpointing=true, or a smaller model."
+        ) from error
+
+
+def _run(
+    config: TrainConfig,
+    out: Path,
+    state: dict[str, Any] | None,
+    fabric: Fabric,
+    where: tuple[str, str],
+    listen: EventHandler,
+) -> TrainResult:
+    """Build everything a run consists of, and train."""
     torch.manual_seed(config.seed)
     # What a run began with may be gone by the time it is resumed; its own checkpoint is there.
     own = state is not None and config.init is not None
     parts = assemble(config, listen, out / LAST if own else config.init)
-    run = Trainer(config, out, parts, fabric, (device, precision), listen)
+    run = Trainer(config, out, parts, fabric, where, listen)
     if state is not None:
         run.restore(state)
     elif fabric.is_global_zero:
@@ -63,13 +90,14 @@ def train(
         _claim(out, config)
     if fabric.is_global_zero:
         run.log = RunLog(out, resume_step=run.step)
-    try:
-        return run.go()
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"The memory of {device} is too small for this training. Choose a smaller "
-            "data.batch_size (with optimiser.accumulate to make up for it), data.crop or model."
-        ) from error
+    return run.go()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an error is about memory; PyTorch's CPU allocator raises a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
 
 
 def _check_free(out: Path) -> None:

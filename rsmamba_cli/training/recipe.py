@@ -1,18 +1,13 @@
-"""Recipes: every setting of a training run, typed, from YAML, with overrides as text."""
+"""Every setting of a training run, typed; `recipe_files` reads them from YAML."""
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from rsmamba_cli.errors import InputError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "": 1}
 
@@ -22,6 +17,7 @@ _FREE_TO_CHANGE = (
     ("loop", "device"),
     ("loop", "limit_steps"),
     ("loop", "log_every"),
+    ("loop", "loggers"),
     ("loop", "pictures"),
     ("loop", "save_every_minutes"),
     ("loop", "time_budget"),
@@ -50,10 +46,15 @@ class ModelPart(_Part):
         name: a registered architecture; None takes that of ``init``, else the nano size for the
             dataset's task.
         arguments: further arguments of the architecture (``drop_path_rate`` and so on).
+        gradient_checkpointing: keep only the inputs of the encoder's blocks and compute the rest
+            again on the way back: less memory, about a third more time, the same gradients.
+        sync_batchnorm: with several processes, normalise over the batches of all.
     """
 
     name: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    gradient_checkpointing: bool = False
+    sync_batchnorm: bool = True
 
 
 class DemoPart(_Part):
@@ -87,7 +88,7 @@ class DataPart(_Part):
         batch_size: samples a step and device.
         tiles_per_batch: if above 0, a batch is all crops of so many tiles (the official way; needs
             ``grid``) and ``batch_size`` is not used.
-        limit: use the first so many training tiles, for trials.
+        limit, val_limit: use the first so many tiles, for trials.
         workers: reading processes; ``auto``: none on a CPU, up to 8 beside a GPU.
         demo: for the ``demo`` dataset.
     """
@@ -106,6 +107,7 @@ class DataPart(_Part):
     batch_size: int = Field(8, ge=1)
     tiles_per_batch: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
+    val_limit: int | None = Field(None, ge=1)
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     demo: DemoPart = DemoPart()
 
@@ -137,41 +139,71 @@ class AugmentPart(_Part):
 
 
 class LossPart(_Part):
-    """Weights of the loss; see `rsmamba_cli.training.losses.SegmentationLoss`."""
+    """Weights of the loss; see `rsmamba_cli.training.losses.SegmentationLoss`.
+
+    Attributes:
+        class_weights: a factor a class; ``auto`` measures the classes' shares of the training
+            labels and weighs each by the inverse of its root.
+        auxiliary: weight of the whole loss at an auxiliary head, where the model has one.
+    """
 
     cross_entropy: float = Field(1.0, ge=0)
     dice: float = Field(1.0, ge=0)
-    class_weights: tuple[float, ...] | None = None
+    focal: float = Field(0.0, ge=0)
+    lovasz: float = Field(0.0, ge=0)
+    tversky: float = Field(0.0, ge=0)
+    class_weights: Literal["auto"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    avg_non_ignore: bool = True
+    ohem_threshold: float | None = Field(None, gt=0, le=1)
+    ohem_min_pixels: int = Field(100_000, ge=1)
+    focal_gamma: float = Field(2.0, ge=0)
+    tversky_alpha: float = Field(0.3, ge=0)
+    tversky_beta: float = Field(0.7, ge=0)
+    auxiliary: float = Field(0.4, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.cross_entropy + self.dice == 0:
-            raise ValueError("one of cross_entropy and dice must be above 0")
-        if self.class_weights is not None and not all(w > 0 for w in self.class_weights):
-            raise ValueError("class_weights must be above 0")
+        if not (self.cross_entropy or self.dice or self.focal or self.lovasz or self.tversky):
+            raise ValueError(
+                "one of cross_entropy, dice, focal, lovasz and tversky must be above 0"
+            )
         return self
 
 
 class OptimiserPart(_Part):
-    """AdamW.
+    """How weights are changed.
+
+    Patterns are names of modules (``encoder``) or shell-style patterns of whole parameter names
+    (``encoder.*norm*``).
 
     Attributes:
+        kind: ``adamw`` or ``sgd``.
         lr: the learning rate that the schedule scales.
         weight_decay: of the parameters that decay.
-        decay_all: decay every parameter, as the official code does; otherwise norms, biases and
-            the parameters of the scan (``A_log``, ``D``, ``dt_bias``) are spared.
+        no_decay: patterns of parameters that do not; None spares norms, biases and the parameters
+            of scans (``A_log``, ``D``, ``dt_bias``); an empty list decays everything.
+        lr_factors: pattern -> factor of the learning rate; the first that matches counts.
+        layer_decay: factor of the learning rate from one layer of the encoder to the one below.
+        freeze: patterns of what does not learn at all.
         betas: AdamW's.
+        momentum, nesterov: SGD's.
         clip_norm: largest gradient norm, applied after unscaling; None never clips.
         accumulate: batches a step.
         ema: decay of a running mean of the weights, which is then what is validated and saved;
             None for none.
     """
 
+    kind: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
-    decay_all: bool = False
+    no_decay: tuple[str, ...] | None = None
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    freeze: tuple[str, ...] = ()
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
     clip_norm: float | None = Field(1.0, gt=0)
     accumulate: int = Field(1, ge=1)
     ema: float | None = Field(None, gt=0, lt=1)
@@ -180,11 +212,14 @@ class OptimiserPart(_Part):
 class SchedulePart(_Part):
     """The learning rate over time; see `rsmamba_cli.training.schedule.Schedule`."""
 
-    course: Literal["constant", "plateau", "cosine", "poly"] = "cosine"
+    course: Literal["constant", "plateau", "cosine", "poly", "step"] = "cosine"
     warmup_steps: int = Field(100, ge=0)
     warmup_start: float = Field(1e-4, ge=0, le=1)
+    after_warmup: bool = False
     floor: float = Field(0.0, ge=0, le=1)
     power: float = Field(0.9, gt=0)
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.6, 0.8)
+    step_factor: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(12, ge=1)
     plateau_factor: float = Field(0.1, gt=0, lt=1)
 
@@ -199,12 +234,15 @@ class LoopPart(_Part):
         validate_from_epoch: no validation before this epoch is done.
         monitor: the figure that chooses the best checkpoint; ``auto``: f1 of two classes, else
             miou.
+        patience: end after so many validations without a better score; None never does.
         pictures: validation tiles painted each time.
         log_every: steps a line in the log.
         save_every_minutes: how often the state is saved between validations.
         limit_steps: stop after so many steps of this run, to be resumed.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        devices: how many.
+        devices: how many on each machine.
+        nodes: how many machines.
+        loggers: further receivers of what the log holds.
         precision: of the arithmetic; ``auto``: bf16 where a GPU has it, else fp32.
     """
 
@@ -215,12 +253,15 @@ class LoopPart(_Part):
     validate_every_steps: int | None = Field(None, ge=1)
     validate_from_epoch: int = Field(0, ge=0)
     monitor: Literal["auto", "f1", "iou", "miou", "oa", "kappa"] = "auto"
+    patience: int | None = Field(None, ge=1)
     pictures: int = Field(6, ge=0)
     log_every: int = Field(20, ge=1)
     save_every_minutes: float = Field(10.0, gt=0)
     limit_steps: int | None = Field(None, ge=1)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
     @model_validator(mode="after")
@@ -289,118 +330,3 @@ class TrainConfig(_Part):
         """A hash of `fixed`."""
         text = json.dumps(self.fixed(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def list_recipes() -> list[str]:
-    """Names of the recipes that come with the toolkit."""
-    folder = resources.files("rsmamba_cli.training") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[0] != ".")
-
-
-def load_recipe(
-    recipe: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
-) -> TrainConfig:
-    """Read a recipe and apply overrides.
-
-    Args:
-        recipe: the name of one that comes with the toolkit, or a YAML file; None means "default".
-        overrides: ``key=value`` with a dotted key, such as ``optimiser.lr=3e-4`` or
-            ``data.bands=[4,3,2]``; the value is YAML and takes the setting's type. They win over
-            everything else.
-        values: dotted key -> value, which win over the recipe; None values are left out.
-
-    Raises:
-        InputError: no such recipe, an unknown setting (with the nearest that exists), or a value
-            that does not fit.
-    """
-    name = "default" if recipe is None else str(recipe)
-    content = _read(name)
-    for key, value in (values or {}).items():
-        if value is not None:
-            _assign(content, key, value)
-    for line in overrides:
-        key, equals, text = line.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"--set takes KEY=VALUE (such as optimiser.lr=3e-4), not {line!r}.")
-        try:
-            value = None if text.strip().lower() == "none" else yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {line}: the value is not YAML ({error}).") from error
-        _assign(content, key.strip(), value)
-    return validate_config(content, f"the recipe {name}")
-
-
-def validate_config(content: Mapping[str, Any], what: str) -> TrainConfig:
-    """Turn plain values into a TrainConfig.
-
-    Raises:
-        InputError: as `load_recipe`.
-    """
-    try:
-        return TrainConfig.model_validate(content)
-    except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
-        raise InputError(f"In {what}: " + "; ".join(lines) + ".") from error
-
-
-def _read(name: str) -> dict[str, Any]:
-    """Read the YAML of a recipe by name or path."""
-    known = list_recipes()
-    if name in known:
-        folder = resources.files("rsmamba_cli.training") / "recipes"
-        text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        path = Path(name)
-        if not path.is_file():
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise InputError(
-                f"There is no recipe {name}: neither a file nor one of {', '.join(known)}.{hint}"
-            )
-        text = path.read_text(encoding="utf-8")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"The recipe {name} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"The recipe {name} holds no settings.")
-    content.setdefault("name", Path(name).stem)
-    return content
-
-
-def _assign(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested mappings.
-
-    Raises:
-        InputError: a part of the key is a value, not a group of settings.
-    """
-    *groups, last = key.split(".")
-    for group in groups:
-        content = content.setdefault(group, {})
-        if not isinstance(content, dict):
-            raise InputError(f"{key}: {group} is a setting, not a group of settings.")
-    content[last] = value
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    """One pydantic problem in plain words, with the nearest key for an unknown one."""
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = list(_keys(TrainConfig))
-        near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-        ending = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-        hint = next(iter(ending + near), None)
-        return f"there is no setting {key}" + (f" (did you mean {hint}?)" if hint else "")
-    message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
-    return f"{key or 'settings'}: {message[:1].lower()}{message[1:]} (got {problem['input']!r})"
-
-
-def _keys(part: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the settings."""
-    for name, field in part.model_fields.items():
-        yield prefix + name
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _keys(inner, f"{prefix}{name}.")

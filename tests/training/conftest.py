@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rsmamba_cli.training import TrainConfig
-from rsmamba_cli.training.recipe import validate_config
+from rsmamba_cli.training.recipe_files import validate_config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 

@@ -30,7 +30,7 @@ def numbered(size: int = 5, bands: int = 3) -> tuple[np.ndarray, np.ndarray]:
 @given(st.integers(0, 10_000))
 def test_images_and_label_move_together(seed: int) -> None:
     image, label = numbered()
-    (a, b), moved = augment(sample_rng(seed, 0, 0, 0), (image, image + 100), label, GEOMETRY)
+    (a, b), moved = augment(sample_rng(seed, 0, 0), (image, image + 100), label, GEOMETRY)
     low = a if a.min() == 0 else b
     assert np.array_equal(low[0], moved)
     assert np.array_equal(np.abs(a - b), np.full_like(a, 100))
@@ -40,7 +40,7 @@ def test_all_eight_symmetries_occur_equally_often() -> None:
     image, label = numbered(3)
     seen: dict[bytes, int] = {}
     for i in range(1600):
-        _, moved = augment(sample_rng(0, 0, 0, i), (image,), label, GEOMETRY)
+        _, moved = augment(sample_rng(0, 0, i), (image,), label, GEOMETRY)
         seen[moved.tobytes()] = seen.get(moved.tobytes(), 0) + 1
     assert len(seen) == 8
     assert min(seen.values()) > 140
@@ -50,7 +50,7 @@ def test_dates_are_exchanged_half_the_time() -> None:
     image, label = numbered(2)
     options = AugmentOptions(flip=0, transpose=0)
     swapped = sum(
-        augment(sample_rng(0, 0, 0, i), (image, image + 100), label, options)[0][0].min() == 100
+        augment(sample_rng(0, 0, i), (image, image + 100), label, options)[0][0].min() == 100
         for i in range(400)
     )
     assert 160 < swapped < 240
@@ -61,12 +61,11 @@ def test_the_seed_decides_and_every_part_of_it_matters() -> None:
     draw = [
         augment(sample_rng(*key), (image,), label, COLORS)[0][0]
         for key in (
-            (1, 2, 3, 4),
-            (1, 2, 3, 4),
-            (0, 2, 3, 4),
-            (1, 0, 3, 4),
-            (1, 2, 0, 4),
-            (1, 2, 3, 0),
+            (1, 2, 3),
+            (1, 2, 3),
+            (0, 2, 3),
+            (1, 0, 3),
+            (1, 2, 0),
         )
     ]
     assert np.array_equal(draw[0], draw[1])
@@ -77,7 +76,7 @@ def test_the_seed_decides_and_every_part_of_it_matters() -> None:
 def test_colours_change_in_any_number_of_bands_and_the_label_does_not(bands: int) -> None:
     image, label = numbered(bands=bands)
     options = AugmentOptions(flip=0, transpose=0, brightness=1, contrast=0.5, noise=0.1)
-    (changed,), same = augment(sample_rng(0, 0, 0, 0), (image,), label, options)
+    (changed,), same = augment(sample_rng(0, 0, 0), (image,), label, options)
     assert changed.shape == image.shape and changed.dtype == np.float32
     assert not np.allclose(changed, image)
     assert np.array_equal(same, label)
@@ -86,7 +85,7 @@ def test_colours_change_in_any_number_of_bands_and_the_label_does_not(bands: int
 def test_the_two_dates_change_colour_apart() -> None:
     image, label = numbered()
     options = AugmentOptions(flip=0, transpose=0, brightness=1)
-    (a, b), _ = augment(sample_rng(0, 0, 0, 0), (image, image), label, options)
+    (a, b), _ = augment(sample_rng(0, 0, 0), (image, image), label, options)
     assert not np.allclose(a, b)
 
 

@@ -19,7 +19,7 @@ from rsmamba_models import load_checkpoint
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, buildings: Path) -> Path:
     """A tiny model that has seen a little."""
-    from rsmamba_cli.training.recipe import validate_config
+    from rsmamba_cli.training.recipe_files import validate_config
 
     content = {
         "model": {"arguments": {"dims": [8, 16, 32, 64], "ssm_d_state": 2}},

@@ -14,6 +14,7 @@ import torch
 from rsmamba_cli.errors import (
     CheckpointError,
     DatasetError,
+    DeviceError,
     InputError,
     Interrupted,
     OutputError,
@@ -22,7 +23,7 @@ from rsmamba_cli.errors import (
 )
 from rsmamba_cli.events import Progress, Warned
 from rsmamba_cli.training import TrainConfig, load_recipe, train
-from rsmamba_cli.training.trainer import Trainer
+from rsmamba_cli.training.stepper import Stepper
 from rsmamba_models import load_checkpoint, read_meta
 
 
@@ -76,7 +77,25 @@ def test_the_recipe_beside_the_checkpoint_is_complete(tmp_path: Path, tiny_confi
     assert load_recipe(tmp_path / "run/recipe.yaml") == config
 
 
-@pytest.mark.parametrize("extra", [{}, {"optimiser": {"ema": 0.9, "accumulate": 2}}])
+EVERYTHING = {
+    "model": {
+        "arguments": {"depths": [1, 1, 1, 1], "drop_path_rate": 0.3},
+        "gradient_checkpointing": True,
+    },
+    "loss": {"lovasz": 0.5, "focal": 0.5, "ohem_threshold": 0.9, "class_weights": "auto"},
+    "optimiser": {
+        "kind": "sgd",
+        "ema": 0.9,
+        "layer_decay": 0.8,
+        "lr_factors": {"head": 2.0},
+        "freeze": ["encoder.patch_embed"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"optimiser": {"ema": 0.9, "accumulate": 2}}, EVERYTHING], ids=["", "ema", "all"]
+)
 def test_a_resumed_run_equals_one_in_one_piece_bit_for_bit(
     tmp_path: Path, tiny_config, extra: dict
 ) -> None:
@@ -202,6 +221,77 @@ def test_an_unknown_model_gets_the_nearest(tmp_path: Path, tiny_config) -> None:
         train(tiny_config(model={"name": "rsm_ss_nanno"}), tmp_path / "run")
 
 
+def test_training_ends_early_without_progress_and_stays_ended(tmp_path: Path, tiny_config) -> None:
+    config = tiny_config(
+        optimiser={"lr": 1e-12},
+        loop={"epochs": 50, "validate_every_epochs": 1, "patience": 2},
+    )
+    result = train(config, tmp_path / "run")
+    assert result.finished and result.epochs == 3
+    assert train(config, tmp_path / "run", resume=True).epochs == 3
+
+
+def test_frozen_weights_and_statistics_stay_and_the_rest_learns(
+    tmp_path: Path, tiny_config
+) -> None:
+    # The same seed draws the same first weights; a vanishing rate shows them.
+    still = tiny_config(optimiser={"lr": 1e-12, "weight_decay": 0}, loop={"steps": 1})
+    train(still, tmp_path / "start")
+    frozen = tiny_config(optimiser={"freeze": ["encoder", "decoder.blocks.0"]}, loop={"steps": 2})
+    train(frozen, tmp_path / "run")
+    first, after = (
+        torch.load(tmp_path / name / "state.pt", weights_only=True)["model"]
+        for name in ("start", "run")
+    )
+    for name, tensor in after.items():
+        if name.startswith("encoder") or "num_batches_tracked" in name:
+            continue
+        if not name.startswith("decoder.blocks.0"):
+            assert not torch.allclose(tensor, first[name], atol=1e-8), name
+    kept = [name for name in after if name.startswith("encoder")]
+    assert all(torch.allclose(after[name], first[name], atol=1e-9) for name in kept)
+    norms = {n: int(t) for n, t in after.items() if n.endswith("num_batches_tracked")}
+    assert all(n == (0 if "blocks.0" in name else 2) for name, n in norms.items())
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path: Path, tiny_config) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny_config(loop={"steps": 2, "loggers": ["tensorboard"]}), tmp_path / "run")
+    (file,) = (tmp_path / "run/tensorboard").rglob("events.out.*")
+    events = EventAccumulator(str(file)).Reload()
+    lines = map(json.loads, (tmp_path / "run/log.jsonl").read_text().splitlines())
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(losses, rel=1e-6)
+    assert "val_f1" in events.Tags()["scalars"]
+
+
+def test_a_logger_that_is_not_there_is_named(tmp_path: Path, tiny_config) -> None:
+    with pytest.raises(InputError, match=r"wandb is not there.*Install"):
+        train(tiny_config(loop={"loggers": ["wandb"]}), tmp_path / "run")
+
+
+def test_another_number_of_class_weights_than_classes_is_refused(
+    tmp_path: Path, tiny_config, landcover: Path
+) -> None:
+    config = tiny_config(
+        data={"root": str(landcover)}, loss={"class_weights": [1.0, 2.0]}, loop={"steps": 1}
+    )
+    with pytest.raises(InputError, match="2 numbers, but folder has 3 classes"):
+        train(config, tmp_path / "run")
+
+
+def test_memory_that_is_too_small_comes_with_advice(
+    tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B")
+
+    monkeypatch.setattr(Stepper, "advance", full)
+    with pytest.raises(DeviceError, match=r"too small.*data\.batch_size"):
+        train(tiny_config(), tmp_path / "run")
+
+
 def test_the_time_budget_ends_a_run(tmp_path: Path, tiny_config) -> None:
     loop = {"epochs": None, "time_budget": 1.0, "validate_every_epochs": None}
     result = train(tiny_config(loop=loop), tmp_path / "run")
@@ -232,15 +322,15 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(
     tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(loop={"steps": 3})
-    original = Trainer._advance
+    original = Stepper.advance
 
-    def poisoned(self: Trainer, loader) -> str:
+    def poisoned(self: Stepper, *arguments) -> dict[str, float]:
         if self.step == 1:
             with torch.no_grad():
                 next(self.raw.parameters()).fill_(float("nan"))
-        return original(self, loader)
+        return original(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_advance", poisoned)
+    monkeypatch.setattr(Stepper, "advance", poisoned)
     with pytest.raises(RsmambaError, match=r"step 1: the loss is nan.*nonfinite_batch\.pt"):
         train(config, tmp_path / "run")
     batch = torch.load(tmp_path / "run/nonfinite_batch.pt", weights_only=True)

@@ -48,3 +48,22 @@ def test_the_state_carries_over() -> None:
     after.load_state_dict(before.state_dict())
     after.validated(0.4)
     assert after.factor(0, 0) == pytest.approx(0.1)
+
+
+def test_after_the_warm_up_the_course_starts_from_its_end() -> None:
+    schedule = Schedule("poly", warmup_steps=1500, power=1.0, after_warmup=True)
+    assert schedule.factor(1499, 1499 / 15000, 15000) == pytest.approx(1)
+    assert schedule.factor(1500, 0.1, 15000) == pytest.approx(1)
+    assert schedule.factor(8250, 0.55, 15000) == pytest.approx(0.5)
+    assert schedule.factor(15000, 1, 15000) == 0
+
+
+def test_with_the_warm_up_the_course_starts_at_the_first_step() -> None:
+    schedule = Schedule("poly", warmup_steps=1500, power=1.0)
+    assert schedule.factor(1499, 0.1, 15000) == pytest.approx(0.9)
+
+
+def test_steps_cut_the_rate_at_their_milestones() -> None:
+    schedule = Schedule("step", milestones=(0.5, 0.75), step_factor=0.1)
+    found = [schedule.factor(0, p) for p in (0, 0.49, 0.5, 0.74, 0.75, 1)]
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])

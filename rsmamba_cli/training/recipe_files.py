@@ -1,0 +1,128 @@
+"""Recipes: the settings of a run from YAML, with overrides as text."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rsmamba_cli.errors import InputError
+from rsmamba_cli.training.recipe import TrainConfig
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the toolkit."""
+    folder = resources.files("rsmamba_cli.training") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[0] != ".")
+
+
+def load_recipe(
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Read a recipe and apply overrides.
+
+    Args:
+        recipe: the name of one that comes with the toolkit, or a YAML file; None means "default".
+        overrides: ``key=value`` with a dotted key, such as ``optimiser.lr=3e-4`` or
+            ``data.bands=[4,3,2]``; the value is YAML and takes the setting's type. They win over
+            everything else.
+        values: dotted key -> value, which win over the recipe; None values are left out.
+
+    Raises:
+        InputError: no such recipe, an unknown setting (with the nearest that exists), or a value
+            that does not fit.
+    """
+    name = "default" if recipe is None else str(recipe)
+    content = _read(name)
+    for key, value in (values or {}).items():
+        if value is not None:
+            _assign(content, key, value)
+    for line in overrides:
+        key, equals, text = line.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set takes KEY=VALUE (such as optimiser.lr=3e-4), not {line!r}.")
+        try:
+            value = None if text.strip().lower() == "none" else yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {line}: the value is not YAML ({error}).") from error
+        _assign(content, key.strip(), value)
+    return validate_config(content, f"the recipe {name}")
+
+
+def validate_config(content: Mapping[str, Any], what: str) -> TrainConfig:
+    """Turn plain values into a TrainConfig.
+
+    Raises:
+        InputError: as `load_recipe`.
+    """
+    try:
+        return TrainConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise InputError(f"In {what}: " + "; ".join(lines) + ".") from error
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Read the YAML of a recipe by name or path."""
+    known = list_recipes()
+    if name in known:
+        folder = resources.files("rsmamba_cli.training") / "recipes"
+        text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        path = Path(name)
+        if not path.is_file():
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"There is no recipe {name}: neither a file nor one of {', '.join(known)}.{hint}"
+            )
+        text = path.read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"The recipe {name} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"The recipe {name} holds no settings.")
+    content.setdefault("name", Path(name).stem)
+    return content
+
+
+def _assign(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested mappings.
+
+    Raises:
+        InputError: a part of the key is a value, not a group of settings.
+    """
+    *groups, last = key.split(".")
+    for group in groups:
+        content = content.setdefault(group, {})
+        if not isinstance(content, dict):
+            raise InputError(f"{key}: {group} is a setting, not a group of settings.")
+    content[last] = value
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """One pydantic problem in plain words, with the nearest key for an unknown one."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = list(_keys(TrainConfig))
+        near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+        ending = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+        hint = next(iter(ending + near), None)
+        return f"there is no setting {key}" + (f" (did you mean {hint}?)" if hint else "")
+    message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{key or 'settings'}: {message[:1].lower()}{message[1:]} (got {problem['input']!r})"
+
+
+def _keys(part: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the settings."""
+    for name, field in part.model_fields.items():
+        yield prefix + name
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys(inner, f"{prefix}{name}.")

@@ -1,0 +1,95 @@
+"""The validation of a run: whole tiles of a split, measured and some of them painted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rsmamba_cli.datasets import Split
+from rsmamba_cli.errors import DatasetError
+from rsmamba_cli.events import EventHandler, Progress, Started
+from rsmamba_cli.training.assembly import Parts
+from rsmamba_cli.training.metrics import summarise
+from rsmamba_cli.training.pictures import Picture, row_of, write_grid
+from rsmamba_cli.training.recipe import TrainConfig
+from rsmamba_cli.training.whole import Tally, decide, run_split
+
+
+class Validator:
+    """Measures a model on the validation split, its tiles shared among the processes.
+
+    Args:
+        config: the recipe.
+        parts: dataset and description of the model.
+        fabric: the processes.
+        out: the run's folder; pictures go to ``out/pictures``.
+        on_event: told of every tile.
+
+    Raises:
+        DatasetError: the dataset has no such split.
+    """
+
+    def __init__(
+        self, config: TrainConfig, parts: Parts, fabric: Any, out: Path, on_event: EventHandler
+    ) -> None:
+        name, dataset = config.data.val_split, parts.dataset
+        if name is not None and name not in dataset.splits:
+            raise DatasetError(
+                f"There is no split {name} to validate on, only {', '.join(dataset.splits)}. "
+                "Name another as data.val_split, or none to train without validation."
+            )
+        self.split: Split | None = None if name is None else dataset.split(name)
+        self.limit = config.data.val_limit
+        self.batch_size = config.data.batch_size
+        self.shown = config.loop.pictures
+        self.parts = parts
+        self.fabric = fabric
+        self.out = out
+        self.on_event = on_event
+
+    def measure(self, model: nn.Module, step: int, stage: str) -> dict[str, float]:
+        """The metrics of a model, those of `summarise` and "nll".
+
+        Args:
+            model: in eval mode afterwards.
+            step: named in the picture's file.
+            stage: what events call it.
+        """
+        if self.split is None:
+            return {}
+        meta, classes = self.parts.meta, self.parts.dataset.classes
+        count = len(self.split) if self.limit is None else min(self.limit, len(self.split))
+        mine = range(self.fabric.global_rank, count, self.fabric.world_size)
+        few = np.linspace(0, len(mine) - 1, min(self.shown, len(mine)))
+        painted = {mine[int(i)] for i in few} if self.fabric.is_global_zero else set()
+        rows: list[Picture] = []
+        tally = Tally.empty(len(classes))
+        self.on_event(Started(stage, len(mine), "tile"))
+        device = self.fabric.device
+        for index, sample, found in run_split(
+            model, meta, device, self.split, mine, self.batch_size
+        ):
+            tally.add(sample.label, found, meta)
+            if index in painted:
+                rows.append(row_of(sample, decide(found, meta), [c.color for c in classes]))
+            self.on_event(Progress(stage))
+        if self.fabric.world_size > 1:
+            tally = self._reduce(tally)
+        if rows:
+            folder = self.out / "pictures"
+            folder.mkdir(exist_ok=True)
+            write_grid(rows, folder / f"step_{step:07d}.png")
+        return {**summarise(tally.confusion, [c.name for c in classes]), "nll": tally.nll}
+
+    def _reduce(self, tally: Tally) -> Tally:
+        """Add up the counts of all processes."""
+        numbers = torch.tensor(
+            [*tally.confusion.ravel().tolist(), tally.log_likelihood],
+            dtype=torch.float64,
+            device=self.fabric.device,
+        )
+        total = self.fabric.all_reduce(numbers, reduce_op="sum").cpu().numpy()
+        shape = tally.confusion.shape
+        return Tally(total[:-1].round().astype(np.int64).reshape(shape), float(total[-1]))
