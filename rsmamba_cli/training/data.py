@@ -18,17 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rsmamba_cli.datasets import Split
-from rsmamba_cli.training.augment import (
-    AugmentOptions,
-    augment,
-    grid_boxes,
-    pad,
-    random_box,
-    resize,
-    sample_rng,
-    zoomed_crop,
-)
-from rsmamba_cli.training.recipe import DataPart
+from rsmamba_cli.errors import InputError
+from rsmamba_cli.training.augment import augment
+from rsmamba_cli.training.crops import Planes, fit, grid_boxes, random_part, sample_rng, zoomed_crop
+from rsmamba_cli.training.mixing import classmix_mask, cutmix_mask, paste
+from rsmamba_cli.training.photometric import distort, fits
+from rsmamba_cli.training.recipe import AugmentPart, DataPart
 from rsmamba_models import Transform
 
 Key = tuple[int, int, int]
@@ -72,6 +67,9 @@ class TrainSamples(Dataset[Any]):
         data: crop size and mode.
         options: random changes.
         seed: of everything random.
+
+    Raises:
+        InputError: ``options.photometric`` for images that are not 8-bit RGB.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class TrainSamples(Dataset[Any]):
         split: Split,
         transform: Transform,
         data: DataPart,
-        options: AugmentOptions,
+        options: AugmentPart,
         seed: int,
     ) -> None:
         self.split = split
@@ -87,6 +85,8 @@ class TrainSamples(Dataset[Any]):
         self.data = data
         self.options = options
         self.seed = seed
+        if options.photometric is not None:
+            self._check_rgb()
         count = len(split) if data.limit is None else min(data.limit, len(split))
         headers = [split.header(index) for index in range(count)]
         self.sizes = [(h.height, h.width) for h in headers]
@@ -111,29 +111,59 @@ class TrainSamples(Dataset[Any]):
     def __getitem__(self, key: Key) -> tuple[tuple[Tensor, ...], Tensor, str]:
         """Read, normalise and change one sample."""
         epoch, place, item = key
-        tile, part = self.items[item]
         rng = sample_rng(self.seed, epoch, place)
-        crop = self.data.crop
+        (images, planes), stem = self._sample(rng, epoch, item)
+        mix = self.options.mix
+        if mix != "none" and rng.random() < self.options.mix_probability:
+            other, _ = self._sample(rng, epoch, int(rng.integers(len(self.items))))
+            label = other[1][0]
+            mask = cutmix_mask(rng, len(label)) if mix == "cutmix" else classmix_mask(rng, label)
+            images, planes = paste(mask, (images, planes), other)
+        tensors = tuple(torch.from_numpy(np.ascontiguousarray(image)) for image in images)
+        return tensors, torch.from_numpy(np.ascontiguousarray(planes[0])), stem
+
+    def _sample(self, rng: np.random.Generator, epoch: int, item: int) -> tuple[Planes, str]:
+        """One crop: normalised images, planes of labels and of validity, and its tile's name."""
+        tile, part = self.items[item]
+        crop, size, options = self.data.crop, self.sizes[tile], self.options
         if self.data.crop_mode == "grid":
             side = crop
-            box = grid_boxes(*self.sizes[tile], crop)[part]
+            sample = self.split.read(tile, grid_boxes(*size, crop)[part], epoch)
         else:
-            side = zoomed_crop(rng, crop, self.options.scale)
-            box = random_box(rng, *self.sizes[tile], side)
-        sample = self.split.read(tile, box, epoch)
-        images = tuple(self.transform.apply(image) for image in sample.images)
+            side = zoomed_crop(rng, crop, size, options)
+            sample = random_part(
+                rng,
+                lambda box: self.split.read(tile, box, epoch),
+                size,
+                side,
+                options.max_class_share,
+            )
+        raw = sample.images
+        if options.photometric is not None:
+            raw = tuple(distort(rng, i, options.photometric) if fits(i) else i for i in raw)
+        images = tuple(self.transform.apply(image) for image in raw)
         valid = np.ones_like(sample.label) if sample.valid is None else sample.valid
         planes = np.stack([sample.label, valid.astype(np.int64)])
         if sample.valid is not None:
             images = tuple(np.where(sample.valid, image, np.float32(0)) for image in images)
-        images, planes = pad(images, planes, side)
-        images, planes = resize(images, planes, crop)
-        images, planes = augment(rng, images, planes, self.options)
-        label, known = planes
+        images, planes = augment(rng, *fit(images, planes, side, crop), options)
         if sample.valid is not None:  # colour changes moved the pixels that hold no data
-            images = tuple(np.where(known[None] > 0, image, np.float32(0)) for image in images)
-        tensors = tuple(torch.from_numpy(np.ascontiguousarray(image)) for image in images)
-        return tensors, torch.from_numpy(np.ascontiguousarray(label)), sample.stem
+            images = tuple(np.where(planes[1] > 0, image, np.float32(0)) for image in images)
+        return (images, planes), sample.stem
+
+    def _check_rgb(self) -> None:
+        """Refuse photometric distortion where no image is 8-bit RGB.
+
+        Raises:
+            InputError: with what to use instead.
+        """
+        dataset = self.split.dataset
+        if dataset.dtype != "uint8" or len(dataset.bands) != 3:
+            raise InputError(
+                f"augment.photometric is for 8-bit red, green, blue, not for {len(dataset.bands)} "
+                f"bands in {dataset.dtype}. Use augment.brightness, contrast, saturation and "
+                "band_shift, and set augment.photometric=none."
+            )
 
 
 class BatchStream:

@@ -118,23 +118,72 @@ class DataPart(_Part):
         return self
 
 
+class PhotometricPart(_Part):
+    """Distortion of 8-bit RGB before it is normalised; see `rsmamba_cli.training.photometric`.
+
+    Attributes:
+        probability: of each change.
+        brightness: largest shift, in values of 0..255.
+        contrast, saturation: ranges of a factor.
+        hue: largest turn in degrees.
+    """
+
+    probability: float = Field(0.5, ge=0, le=1)
+    brightness: float = Field(32.0, ge=0)
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: float = Field(36.0, ge=0, le=180)
+
+
 class AugmentPart(_Part):
-    """Random changes; see `rsmamba_cli.training.augment.AugmentOptions`."""
+    """Random changes to a sample.
+
+    Attributes:
+        flip: probability of a flip: vertical, horizontal or both, equally likely.
+        flip_axes: ``horizontal`` allows no other.
+        transpose: probability of exchanging rows and columns. With ``flip`` 0.75 and ``transpose``
+            0.5 all eight symmetries of the square are equally likely.
+        swap_dates: probability of exchanging the two dates of a change sample.
+        scale: the range of random zoom, (1, 1) for none.
+        scale_law: the zoom is drawn evenly (``uniform``) or its logarithm is (``log``).
+        base_size: (long, short) side that a tile is thought resized to before it is zoomed; None
+            takes its own size.
+        max_class_share: a crop is drawn again (ten times at most) while one class covers this share
+            of it or more; 1 takes any.
+        brightness: largest shift of all bands together, in standard deviations.
+        contrast: largest relative change of the spread about the mean.
+        saturation: largest relative change of the bands' distance from their mean, any bands.
+        band_shift: largest further shift of each band alone, in standard deviations.
+        noise: largest standard deviation of added white noise, in standard deviations.
+        photometric: distortion of 8-bit RGB; None for none, {} for the usual ranges.
+        mix: ``cutmix`` or ``classmix`` pastes a part of another sample, labels included.
+        mix_probability: how often.
+    """
 
     flip: float = Field(0.75, ge=0, le=1)
+    flip_axes: Literal["any", "horizontal"] = "any"
     transpose: float = Field(0.5, ge=0, le=1)
     swap_dates: float = Field(0.5, ge=0, le=1)
     scale: tuple[float, float] = (1.0, 1.0)
+    scale_law: Literal["log", "uniform"] = "log"
+    base_size: tuple[int, int] | None = None
+    max_class_share: float = Field(1.0, gt=0, le=1)
     brightness: float = Field(0.0, ge=0)
     contrast: float = Field(0.0, ge=0, lt=1)
+    saturation: float = Field(0.0, ge=0, le=1)
     band_shift: float = Field(0.0, ge=0)
     noise: float = Field(0.0, ge=0)
+    photometric: PhotometricPart | None = None
+    mix: Literal["none", "cutmix", "classmix"] = "none"
+    mix_probability: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         low, high = self.scale
         if not 0.25 <= low <= high <= 4:
             raise ValueError("scale is (low, high) with 0.25 <= low <= high <= 4")
+        if self.base_size is not None and min(self.base_size) < 32:
+            raise ValueError("base_size is (long, short), at least 32 pixels")
         return self
 
 

@@ -15,7 +15,6 @@ from rsmamba_cli.errors import Interrupted, OutputError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started
 from rsmamba_cli.inference.interrupt import interruptible
 from rsmamba_cli.training.assembly import Parts
-from rsmamba_cli.training.augment import AugmentOptions
 from rsmamba_cli.training.class_shares import class_weights
 from rsmamba_cli.training.data import BatchStream, TrainSamples, make_loader, worker_count
 from rsmamba_cli.training.losses import SegmentationLoss
@@ -51,13 +50,7 @@ class Trainer:
         noise = np.random.SeedSequence((config.seed, fabric.global_rank))
         torch.manual_seed(int(noise.generate_state(1)[0]))
         split = parts.dataset.split(config.data.train_split)
-        samples = TrainSamples(
-            split,
-            parts.transform,
-            config.data,
-            AugmentOptions(**config.augment.model_dump()),
-            config.seed,
-        )
+        samples = TrainSamples(split, parts.transform, config.data, config.augment, config.seed)
         self.stream = BatchStream(
             samples, config.data, config.seed, fabric.global_rank, fabric.world_size
         )

@@ -78,6 +78,14 @@ def test_the_recipe_beside_the_checkpoint_is_complete(tmp_path: Path, tiny_confi
 
 
 EVERYTHING = {
+    "augment": {
+        "scale": [0.5, 1.5],
+        "max_class_share": 0.75,
+        "photometric": {},
+        "mix": "classmix",
+        "brightness": 0.3,
+        "noise": 0.1,
+    },
     "model": {
         "arguments": {"depths": [1, 1, 1, 1], "drop_path_rate": 0.3},
         "gradient_checkpointing": True,
