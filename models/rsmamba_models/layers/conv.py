@@ -90,7 +90,10 @@ class ConvNormAct(nn.Sequential):
         bias: Whether the convolution has one.
         eps: Epsilon of the batch norm.
         stride: Of the convolution.
-        padding: Zeros on every side; None for half of the kernel.
+        padding: Zeros on every side; None for as many as keep a map's size at stride 1.
+        dilation: Distance of neighbouring taps.
+        groups: Groups of channels that do not see each other.
+        act: Whether there is the ReLU.
     """
 
     def __init__(
@@ -102,9 +105,15 @@ class ConvNormAct(nn.Sequential):
         eps: float = 1e-5,
         stride: int = 1,
         padding: int | None = None,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        act: bool = True,
     ) -> None:
         super().__init__()
-        padding = kernel // 2 if padding is None else padding
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias)
+        padding = dilation * (kernel // 2) if padding is None else padding
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding, dilation, groups, bias
+        )
         self.norm = BatchNorm2d(out_channels, eps=eps)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU() if act else nn.Identity()
