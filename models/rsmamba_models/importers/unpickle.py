@@ -4,6 +4,11 @@ PyTorch's weights-only unpickler knows tensors and plain containers and refuses 
 Training frameworks, though, leave a few helper objects beside the weights (logs, configurations,
 argument namespaces). Those classes, named here, are replaced by inert stand-ins that swallow their
 arguments; nothing is imported for them. Every other name is refused.
+
+Two things that the unpickler leaves open are closed here. It believes the sizes that a file
+declares for its storages: members must be stored as they are, and they are mapped, so that none
+reaches beyond the file. And it lets a file set attributes of dictionaries: what is returned holds
+plain ones.
 """
 
 import pickle
@@ -12,7 +17,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 
@@ -52,6 +57,9 @@ _HELPER_NAMES = {
     "typing.Union",
     *(f"builtins.{n}" for n in ("bool", "bytes", "dict", "float", "frozenset", "int", "list")),
     *(f"builtins.{n}" for n in ("object", "range", "slice", "str", "tuple", "type")),
+    "builtins.getattr",  # names methods, such as those in old logs of mmengine
+    "copyreg._reconstructor",
+    "torch.torch_version.TorchVersion",
 }
 # Subclasses of dict: the unpickler fills only plain dicts.
 _DICTS = {"ConfigDict", "Dict", "EasyDict", "CfgNode", "AttributeDict", "defaultdict"}
@@ -83,14 +91,48 @@ def load_pickle(path: str | Path) -> Any:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(path)
-    names = _global_names(path)
-    stand_ins: list[Any] = [(_stand_in(name), name) for name in sorted(names) if _is_helper(name)]
+    names: set[str] = set()
     try:
+        mapped = zipfile.is_zipfile(path)
+        if mapped:
+            _check_members(path)
+        names |= _global_names(path)
+        stand_ins: list[Any] = [
+            (_stand_in(name), name) for name in sorted(names) if _is_helper(name)
+        ]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return _plain(loaded)
+    except ImportFailedError:
+        raise
     except Exception as error:  # a damaged or hostile file can fail in any way
         raise ImportFailedError(f"{path}: {_reason(error, names)}") from error
+
+
+def _check_members(path: Path) -> None:
+    """Refuse an archive whose members would be larger in memory than on disk."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ImportFailedError(
+            f"{path}: {packed[0]} is compressed, which PyTorch's files never are; not read"
+        )
+    declared, size = sum(m.file_size for m in members), path.stat().st_size
+    if declared > size:
+        raise ImportFailedError(
+            f"{path}: its members declare {declared} bytes, the file has {size}; not read"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """The same with plain dictionaries, whatever attributes the file had given them."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in dict.items(value)}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(inner) for inner in value)
+    return value
 
 
 def _stand_in(name: str) -> Any:
@@ -117,7 +159,8 @@ def _is_helper(name: str) -> bool:
 def _reason(error: Exception, names: set[str]) -> str:
     text = str(error)
     for name in sorted(names):
-        if not _is_helper(name) and f" {name} " in f"{text} ":
+        short = name.removeprefix("builtins.")  # as the message has it
+        if not _is_helper(name) and (f"GLOBAL {name} " in text or f"GLOBAL {short} " in text):
             return (
                 f"it names {name}, which is neither a tensor's class nor a known helper's, so it "
                 "is not loaded; save only the state dict (torch.save(model.state_dict(), ...)) "
@@ -130,24 +173,19 @@ def _reason(error: Exception, names: set[str]) -> str:
 
 def _global_names(path: Path) -> set[str]:
     """Every ``module.name`` that a file's pickles refer to, read without unpickling."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                names: set[str] = set()
-                for member in archive.namelist():
-                    if member.endswith("data.pkl"):
-                        with archive.open(member) as file:
-                            names |= _names_in(file)  # type: ignore[arg-type]
-                return names
-        with path.open("rb") as file:
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:  # magic number, version, system, objects, storage keys
             return set().union(*(_names_in(file) for _ in range(5)))
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, RuntimeError) as error:
-        raise ImportFailedError(
-            f"{path}: not a PyTorch file, or a damaged one ({error})"
-        ) from error
+    names: set[str] = set()
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if member.endswith("data.pkl"):
+                with archive.open(member) as file:
+                    names |= _names_in(file)
+    return names
 
 
-def _names_in(file: BinaryIO) -> set[str]:
+def _names_in(file: IO[bytes]) -> set[str]:
     names = set()
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
