@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsmamba_models.decoders.base import check_counts
+from rsmamba_models.checks import check_counts
 from rsmamba_models.layers import BatchNorm2d, pad_to_multiple
 from rsmamba_models.segmenter import check_bands, create_encoder
 

@@ -43,7 +43,7 @@ class Segmenter(nn.Module):
         encoder_arguments: Changes to the encoder's preset.
         decoder: A name of ``list_decoders``.
         decoder_arguments: Arguments of the decoder.
-        auxiliary: Arguments of a second head, ``decoders.fcn.FCN``, for training only; None for
+        auxiliary: Arguments of a second head, ``decoders.fcn.FCNHead``, for training only; None for
             none.
 
     Raises:

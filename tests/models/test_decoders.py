@@ -85,7 +85,7 @@ def test_initialisation_is_that_of_mmsegmentation():
         (UPerNet, {"pool_scales": ()}, "pool_scales"),
         (UPerNet, {"pool_scales": (1, 0)}, "pool_scales"),
         (UPerNet, {"dropout": 1.0}, "dropout"),
-        (UPerNet, {"batch_norm_eps": 0.0}, "epsilon"),
+        (UPerNet, {"batch_norm_eps": 0.0}, "batch_norm_eps"),
         (FCNHead, {"level": 4}, "level 4"),
         (FCNHead, {"level": -5}, "level -5"),
         (FCNHead, {"convs": 0}, "convs"),

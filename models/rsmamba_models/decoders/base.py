@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from rsmamba_models.checks import check_counts, check_epsilons, check_rates
 from rsmamba_models.errors import ArgumentsError
 
 
@@ -31,10 +32,8 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         check_counts(in_channels=in_channels, num_classes=num_classes, channels=channels)
-        if not 0.0 <= dropout < 1.0:
-            raise ArgumentsError(f"dropout is in [0, 1), not {dropout!r}")
-        if not 0.0 < eps < 1.0:
-            raise ArgumentsError(f"the epsilon of a batch norm is in (0, 1), not {eps!r}")
+        check_rates(dropout=dropout)
+        check_epsilons(batch_norm_eps=eps)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
@@ -55,19 +54,6 @@ class Decoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.classifier.weight, std=0.01)
-
-
-def check_counts(**values: int | Sequence[int]) -> None:
-    """Refuse what is not a whole number from 1, or a non-empty sequence of such.
-
-    Raises:
-        ArgumentsError: Names the argument.
-    """
-    for name, value in values.items():
-        numbers = list(value) if isinstance(value, Sequence) else [value]
-        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-        if not numbers or not whole or min(numbers) < 1 or max(numbers) > 65536:
-            raise ArgumentsError(f"{name}: whole numbers from 1 are wanted, not {value!r}")
 
 
 def check_level(level: int, in_channels: Sequence[int]) -> None:

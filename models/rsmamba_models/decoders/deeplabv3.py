@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsmamba_models.decoders.base import Decoder, check_counts, check_level
+from rsmamba_models.checks import check_counts
+from rsmamba_models.decoders.base import Decoder, check_level
 from rsmamba_models.layers import ConvNormAct, resize
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from rsmamba_models.decoders.base import Decoder, check_counts, check_level
+from rsmamba_models.checks import check_counts
+from rsmamba_models.decoders.base import Decoder, check_level
 from rsmamba_models.layers import ConvNormAct
 
 

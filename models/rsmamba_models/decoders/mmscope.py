@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsmamba_models.decoders.base import Decoder, check_counts
+from rsmamba_models.checks import check_counts
+from rsmamba_models.decoders.base import Decoder
 from rsmamba_models.errors import ArgumentsError
 from rsmamba_models.layers import ConvNormAct, SelectiveScan2d, crop, pad_to_multiple, resize
 from rsmamba_models.segman import Block

@@ -14,7 +14,7 @@ from rsmamba_models.errors import ImportFailedError
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES = ("rs_mamba", "seg_lstm", "segman")
+FAMILIES = ("rs_mamba", "samba", "seg_lstm", "segman")
 
 
 def import_official(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsmamba_models.decoders.base import check_counts
+from rsmamba_models.checks import check_counts
 from rsmamba_models.errors import ArgumentsError
 from rsmamba_models.layers import BatchNorm2d, DepthwiseConv, DropPath, crop, pad_to
 from rsmamba_models.segman.attention import (
