@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         PredictOptions,
         PredictResult,
         change,
+        merge,
         plan_summary,
         predict,
     )
@@ -57,6 +58,7 @@ _LAZY = {
     "get_dataset": "rsmamba_cli.datasets",
     "load_recipe": "rsmamba_cli.training",
     "make_scene": "rsmamba_cli.datasets.generator",
+    "merge": "rsmamba_cli.inference",
     "open_scene": "rsmamba_cli.raster.scene",
     "open_split": "rsmamba_cli.datasets",
     "plan_summary": "rsmamba_cli.inference",
@@ -92,6 +94,7 @@ __all__ = [
     "get_dataset",
     "load_recipe",
     "make_scene",
+    "merge",
     "open_scene",
     "open_split",
     "plan_summary",

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 COMMANDS: dict[str, str] = {
     "predict": "Map classes over scenes of any size.",
     "change": "Map what changed between two dates.",
+    "merge": "Make the outputs of a run that was computed in parts.",
     "train": "Train a model on a dataset.",
     "eval": "Measure a checkpoint on a dataset, or one map against another.",
     "models": "List the architectures.",

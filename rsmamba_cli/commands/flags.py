@@ -188,7 +188,7 @@ class Inference:
         int | None, typer.Option(metavar="N", min=1, help="CPU threads. Default: all cores.")
     ] = None
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", help="Where to compute.")
+        str, typer.Option(metavar="auto|cpu|cuda|cuda:0,2|mps", help="Where to compute.")
     ] = "auto"
     precision: Annotated[
         Precision,
@@ -233,6 +233,26 @@ class Inference:
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Bound on memory; never changes the result.")
     ] = "4GiB"
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Local processes that share work and memory; several GPUs take one each.",
+        ),
+    ] = 1
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Let the workers of a Dask scheduler compute (tcp://HOST:8786)."
+        ),
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Compute one of N parts; `rsmamba merge` puts them together."
+        ),
+    ] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = (
         False
@@ -275,6 +295,9 @@ class Inference:
             simplify=self.simplify,
             threshold=in_range("--threshold", self.threshold, 0.0, 1.0, closed=(False, False)),
             memory=self.memory,
+            workers=self.workers,
+            scheduler=self.scheduler,
+            shard=parse_shard(self.shard),
             resume=self.resume,
             overwrite=self.overwrite,
             skip_existing=self.skip_existing,
@@ -343,6 +366,23 @@ def parse_bbox(text: str | None) -> tuple[float, float, float, float] | None:
     if not abs((x1 - x0) * (y1 - y0)) > 0 or abs(x0) + abs(y0) + abs(x1) + abs(y1) == float("inf"):
         usage_error(f"{text!r} is not a box: X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1", "--bbox")
     return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Read ``I/N``.
+
+    Raises:
+        typer.BadParameter: not two numbers with I from 1 to N.
+    """
+    if text is None:
+        return None
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        part = parts = 0
+    if not 1 <= part <= parts:
+        usage_error(f"{text!r} is not a part like 2/8 (I/N, I from 1 to N)", "--shard")
+    return part, parts
 
 
 def in_range(

@@ -250,6 +250,14 @@ def show_result(console: Console, job: Job, result: "PredictResult") -> None:
     if result.skipped:
         console.note(f"{result.output}: finished already, left as it is")
         return
+    if "shard" in result.details:
+        done, blocks = result.details["blocks_done"], result.details["blocks"]
+        left = f"; then: rsmamba merge {result.output}" if done < blocks else ""
+        console.note(
+            f"part {result.details['shard']} is done; {done} of {blocks} blocks of "
+            f"{result.output} are finished" + (left or f": rsmamba merge {result.output}")
+        )
+        return
     total = result.width * result.height
     areas = result.area_m2_per_class
     rows = [

@@ -4,18 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsmamba_cli.inference.api import change, plan_summary, predict
+    from rsmamba_cli.inference.api import change, merge, plan_summary, predict
     from rsmamba_cli.inference.options import PredictOptions, PredictResult
 
 _HOMES = {
     "PredictOptions": "options",
     "PredictResult": "options",
     "change": "api",
+    "merge": "api",
     "plan_summary": "api",
     "predict": "api",
 }
 
-__all__ = ["PredictOptions", "PredictResult", "change", "plan_summary", "predict"]
+__all__ = ["PredictOptions", "PredictResult", "change", "merge", "plan_summary", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,42 +1,21 @@
-"""`predict`, `change` and `plan_summary`: the functions behind the commands."""
+"""`predict`, `change`, `merge` and `plan_summary`: the functions behind the commands."""
 
 import contextlib
 import os
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from rsmamba_cli.errors import InputError, Interrupted, OutputError
-from rsmamba_cli.events import EventHandler, Warned, ignore_events
-from rsmamba_cli.inference.checkpoint import load_model
-from rsmamba_cli.inference.device import scan_backend
-from rsmamba_cli.inference.engine import InProcessEngine
-from rsmamba_cli.inference.interrupt import interruptible
+from rsmamba_cli.errors import ResumeError
+from rsmamba_cli.events import EventHandler, ignore_events
 from rsmamba_cli.inference.options import PredictOptions, PredictResult
-from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.prepare import Prepared, prepare
-from rsmamba_cli.inference.products import (
-    Tally,
-    check_outputs,
-    finished_before,
-    output_files,
-    write_products,
-)
-from rsmamba_cli.inference.sampler import set_sampler
-from rsmamba_cli.raster.align import Aligned
-from rsmamba_cli.raster.opening import gdal_settings
-from rsmamba_cli.raster.registration import residual_shift
-from rsmamba_cli.raster.store import Store, partial_folder
-
-Name = str | os.PathLike[str]
-_SHIFT_WORTH_TELLING = 1.0
+from rsmamba_cli.inference.running import Name, run, torch_threads
+from rsmamba_cli.raster.store import partial_folder, read_plan
 
 
 def predict(
@@ -65,7 +44,7 @@ def predict(
         RsmambaError: a subclass says whose fault it is; `Interrupted` after SIGINT or SIGTERM.
     """
     scenes = () if scene is None else (scene,)
-    return _run("segmentation", scenes, output, options or PredictOptions(), on_event)
+    return run("segmentation", scenes, output, options or PredictOptions(), on_event)
 
 
 def change(
@@ -94,7 +73,37 @@ def change(
         RsmambaError: see `predict`; `InputError` when the scenes do not overlap, or when just one
             of them has a georeference.
     """
-    return _run("change", (t1, t2), output, options or PredictOptions(), on_event)
+    return run("change", (t1, t2), output, options or PredictOptions(), on_event)
+
+
+def merge(
+    output: Name, overwrite: bool = False, on_event: EventHandler = ignore_events
+) -> PredictResult:
+    """Make the outputs of a run whose parts (``PredictOptions.shard``) were computed separately.
+
+    Args:
+        output: the mask, as the parts were told.
+        overwrite: replace existing outputs.
+        on_event: told about progress and warnings.
+
+    Returns:
+        What was written and counted.
+
+    Raises:
+        ResumeError: no parts are there, or some are not finished.
+        RsmambaError: see `predict`.
+    """
+    mask = Path(os.path.realpath(output))
+    folder = partial_folder(mask)
+    command = (read_plan(folder) or {}).get("_command")
+    if command is None:
+        raise ResumeError(
+            f"{folder}: holds no parts of a run; compute them first with `--shard I/N`"
+        )
+    options = replace(
+        PredictOptions.from_json(command["options"]), resume=True, overwrite=overwrite
+    )
+    return run(command["task"], tuple(command["paths"]), mask, options, on_event, compute=False)
 
 
 def plan_summary(
@@ -125,7 +134,7 @@ def plan_summary(
     task = "segmentation" if t2 is None else "change"
     paths = tuple(os.fspath(path) for path in (scene, t2) if path is not None)
     prepared = prepare(task, paths, options, on_event)
-    with contextlib.closing(prepared), _threads(options.threads):
+    with contextlib.closing(prepared), torch_threads(options.threads):
         plan, aligned = prepared.plan, prepared.inputs.aligned
         batches = -(-plan.windows // plan.batch_size)
         return {
@@ -161,151 +170,8 @@ def plan_summary(
         }
 
 
-def _run(
-    task: str,
-    inputs: tuple[Name, ...],
-    output: Name,
-    options: PredictOptions,
-    on_event: EventHandler,
-) -> PredictResult:
-    began = time.perf_counter()
-    paths = tuple(os.fspath(path) for path in inputs)
-    files = output_files(Path(output), options)
-    more = (options.sar, options.mask, options.aoi, options.model)
-    reads = [*paths, *(os.fspath(p) for p in more if p)]
-    skip = check_outputs(files, reads, options)
-    with contextlib.ExitStack() as stack:
-        check = stack.enter_context(interruptible())
-        prepared = stack.enter_context(contextlib.closing(prepare(task, paths, options, on_event)))
-        if skip or finished_before(files, prepared):
-            return _result(prepared, files, began, None, 0, {}, skipped=True)
-        if options.min_area and prepared.grid.world_crs is None:
-            raise InputError(
-                "--min-area is in square metres, and the scene has no CRS to measure with"
-            )
-        stack.enter_context(gdal_settings(prepared.cache_bytes))
-        stack.enter_context(_threads(options.threads))
-        details = _alignment_details(prepared, on_event)
-        folder = partial_folder(files["mask"])
-        store = Store(
-            files["mask"],
-            prepared.plan.description,
-            prepared.plan.layout,
-            resume=options.resume,
-            restart=options.overwrite and not options.resume,
-        )
-        with store:
-            try:
-                _check_space(prepared, folder)
-                predictor = _predictor(prepared)
-                engine = InProcessEngine(prepared.source, on_event, check)
-                computed = engine.run(prepared.plan, predictor, store)
-                tally = write_products(prepared, store, files, on_event, check)
-            except InputError:
-                # The same input fails the same way again: there is nothing to resume.
-                store.discard()
-                raise
-            except OutputError as error:
-                if store.done and "--resume" not in str(error):
-                    raise OutputError(f"{error}; {_how_to_go_on(store)}") from error
-                raise
-            except Interrupted as error:
-                raise Interrupted(f"{error}; {_how_to_go_on(store)}") from error
-            store.discard()
-        if tally.pixels[prepared.plan.nodata] == prepared.grid.height * prepared.grid.width:
-            on_event(
-                Warned(f"{files['mask']}: holds no answer anywhere: no valid pixel was asked for")
-            )
-        return _result(prepared, files, began, tally, computed, details)
-
-
-def _how_to_go_on(store: Store) -> str:
-    if not store.done:
-        return "nothing was finished yet, so nothing is kept"
-    total = len(store.layout.block_keys())
-    return (
-        f"{len(store.done)} of {total} blocks are kept in {store.folder}: run the same command "
-        "with --resume to go on"
-    )
-
-
-def _predictor(prepared: Prepared) -> Predictor:
-    model = load_model(prepared.checkpoint, prepared.meta)
-    seed = 0
-    if prepared.sampler is not None:
-        set_sampler(model, prepared.sampler)
-        seed = prepared.sampler["seed"]
-    return Predictor(
-        model,
-        prepared.meta,
-        prepared.device,
-        prepared.precision,
-        prepared.plan.batch_size,
-        prepared.options.tta,
-        seed,
-    )
-
-
-def _alignment_details(prepared: Prepared, on_event: EventHandler) -> dict[str, Any]:
-    """How the inputs lie on each other, for the result; warns where that leaves gaps."""
-    inputs, task = prepared.inputs, prepared.meta.task
-    details: dict[str, Any] = {}
-    specs = zip(prepared.meta.inputs, inputs.scenes, strict=True)
-    if missing := [spec.name for spec, scene in specs if scene is None]:
-        details["missing"] = missing
-    if inputs.aligned is None:
-        return details
-    overlap = inputs.aligned.overlap
-    details |= {"alignment": inputs.aligned.how, "overlap": overlap}
-    if task == "change":
-        details["shift"] = _shift(prepared, inputs.aligned, on_event)
-    if overlap < 0.995:
-        what = "dates" if task == "change" else "images"
-        on_event(
-            Warned(f"the two {what} overlap on {overlap:.1%} of the map; the rest has no answer")
-        )
-    return details
-
-
-def _shift(prepared: Prepared, aligned: Aligned, on_event: EventHandler) -> dict[str, Any] | None:
-    """The shift that two dates seem to have; a large one is told."""
-    shift = residual_shift(prepared.inputs.base_scene, aligned, prepared.grid)
-    if shift is not None and shift.reliable and shift.pixels >= _SHIFT_WORTH_TELLING:
-        length = "" if shift.metres is None else f" ({shift.metres:.3g} m)"
-        on_event(
-            Warned(
-                f"the two dates look shifted by {shift.pixels:.1f} pixels{length}: "
-                f"{shift.rows:+.1f} down, {shift.cols:+.1f} to the right. It is not corrected; "
-                "co-register them first if that is real."
-            )
-        )
-    return None if shift is None else shift.to_json()
-
-
-def _check_space(prepared: Prepared, folder: Path) -> None:
-    needed, free = prepared.disk_forecast(), shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(
-            f"{folder.parent}: about {needed / 2**20:.1f} MiB are needed and "
-            f"{free / 2**20:.1f} MiB are free; make room or write elsewhere"
-        )
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    if count is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _seconds_a_batch(prepared: Prepared) -> float:
-    predictor = _predictor(prepared)
+    predictor = prepared.predictor()
     height, width = prepared.plan.window_shape
     empty = [
         np.zeros((prepared.plan.batch_size, bands, height, width), dtype=np.float32)
@@ -317,47 +183,3 @@ def _seconds_a_batch(prepared: Prepared) -> float:
         predictor(empty, [(0, 0)] * prepared.plan.batch_size)
         seconds = time.perf_counter() - began
     return seconds
-
-
-def _result(
-    prepared: Prepared,
-    files: dict[str, Path],
-    began: float,
-    tally: Tally | None,
-    computed: int,
-    details: dict[str, Any],
-    skipped: bool = False,
-) -> PredictResult:
-    grid, plan = prepared.grid, prepared.plan
-    names = {c.value: c.name for c in prepared.meta.classes}
-    pixels: dict[str, int] = {}
-    area: dict[str, float] | None = None
-    if tally is not None:
-        pixels = {names.get(v, "nodata"): n for v, n in tally.pixels.items()}
-        if tally.area is not None:
-            area = {names[v]: a for v, a in tally.area.items() if v in names}
-    seconds = time.perf_counter() - began
-    return PredictResult(
-        output=files["mask"],
-        files=dict(files),
-        width=grid.width,
-        height=grid.height,
-        windows=plan.windows,
-        windows_computed=computed,
-        pixels_per_class=pixels,
-        area_m2_per_class=area,
-        seconds=seconds,
-        megapixels_per_second=grid.height * grid.width / 1e6 / seconds,
-        peak_memory_bytes=_peak_memory(),
-        device=str(prepared.device),
-        precision=prepared.precision,
-        backend=scan_backend(prepared.device),
-        model=prepared.meta.architecture,
-        skipped=skipped,
-        details=details,
-    )
-
-
-def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -19,11 +19,6 @@ def resolve_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if "," in name:
-        raise DeviceError(
-            f"--device {name}: one run uses one device; name one of them, for example "
-            f"{name.split(',')[0]}"
-        )
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -41,6 +36,30 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "mps"):
         raise DeviceError(f"--device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
     return device
+
+
+def resolve_devices(name: str, workers: int) -> list[str]:
+    """The device of every worker.
+
+    Args:
+        name: as for `resolve_device`, or several CUDA devices ("cuda:0,2").
+        workers: local processes; one a device where ``name`` lists several.
+
+    Returns:
+        At least ``workers`` names. "auto" and "cuda" spread workers over all CUDA devices.
+
+    Raises:
+        DeviceError: not a device, or not there.
+    """
+    kind, _, numbers = name.partition(":")
+    names = [f"{kind}:{n.strip().removeprefix('cuda:')}" for n in numbers.split(",")]
+    if not numbers:
+        first = resolve_device(name)
+        names = [str(first)]
+        if first.type == "cuda" and workers > 1:
+            names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    devices = [str(resolve_device(n)) for n in names]
+    return [devices[i % len(devices)] for i in range(max(workers, len(devices)))]
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
 from rsmamba_cli.inference.emit import block_arrays
-from rsmamba_cli.inference.plan import Plan
+from rsmamba_cli.inference.plan import Chunk, Plan
 from rsmamba_cli.inference.sampler import Place
 from rsmamba_cli.inference.source import Bools, Floats, Source
-from rsmamba_cli.raster.store import Store
+from rsmamba_cli.raster.blocks import Blocks
 
 Piece = tuple[tuple[Floats, ...], Bools]
 
@@ -37,8 +37,18 @@ class BatchPredictor(Protocol):
 class Engine(Protocol):
     """Runs a plan: every engine leaves every block of the plan in the store."""
 
-    def run(self, plan: Plan, predictor: BatchPredictor, store: Store) -> int:
-        """Compute what the store does not hold yet; returns the windows that were computed."""
+    def run(
+        self,
+        plan: Plan,
+        predictor: BatchPredictor,
+        store: Blocks,
+        chunks: Sequence[Chunk] | None = None,
+    ) -> int:
+        """Compute what the store does not hold yet, or some chunks.
+
+        Returns:
+            Windows that went through the model.
+        """
         ...
 
 
@@ -56,13 +66,17 @@ class InProcessEngine:
     on_event: EventHandler = ignore_events
     check: Callable[[], None] = lambda: None
 
-    def run(self, plan: Plan, predictor: BatchPredictor, store: Store) -> int:
-        """Compute what the store does not hold yet, strip by strip from the top."""
-        jobs = []
-        for strip in range(len(plan.strips) - 1):
-            missing = [b for b in range(len(plan.rows.starts)) if (b, strip) not in store.done]
-            if missing:
-                jobs.append(_Strip(self, plan, predictor, store, strip, missing))
+    def run(
+        self,
+        plan: Plan,
+        predictor: BatchPredictor,
+        store: Blocks,
+        chunks: Sequence[Chunk] | None = None,
+    ) -> int:
+        """Compute what the store does not hold yet, or some chunks; strip by strip from the top."""
+        if chunks is None:
+            chunks = list(plan.chunks(done=store.done))
+        jobs = [_ChunkRun(self, plan, predictor, store, chunk) for chunk in chunks]
         total = sum(job.windows for job in jobs)
         self.on_event(Started("predict", total, "window"))
         computed = sum(job.run() for job in jobs)
@@ -70,24 +84,23 @@ class InProcessEngine:
         return computed
 
 
-class _Strip:
-    """The missing bands of one strip of columns."""
+class _ChunkRun:
+    """The work on one chunk."""
 
     def __init__(
         self,
         engine: InProcessEngine,
         plan: Plan,
         predictor: BatchPredictor,
-        store: Store,
-        strip: int,
-        bands: list[int],
+        store: Blocks,
+        chunk: Chunk,
     ) -> None:
         self._engine = engine
         self._plan = plan
         self._predictor = predictor
         self._store = store
-        self._strip = strip
-        self._bands = bands
+        strip = self._strip = chunk.strip
+        bands = self._bands = list(chunk.bands)
         cuts = plan.cols.cuts
         self._left, self._right = cuts[plan.strips[strip]], cuts[plan.strips[strip + 1]]
         self._columns = plan.cols.reaching(self._left, self._right)

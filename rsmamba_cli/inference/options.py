@@ -2,7 +2,8 @@
 
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from rsmamba_cli.errors import InputError
 
 Blend = Literal["hann", "average", "crop"]
 DEFAULT_MEMORY = 4 << 30
+_PATHS = ("model", "sar", "mask", "aoi", "probabilities", "uncertainty", "polygons")
+_OF_ONE_CALL = ("resume", "overwrite", "skip_existing", "workers", "scheduler", "shard")
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -52,6 +55,12 @@ class PredictOptions:
         sampler: of a diffusion model: "ddim" or "ddpm"; None for the checkpoint's.
         steps: of the sampler; None for the checkpoint's.
         seed: of the sampler's noise; None for 0.
+        workers: local processes that share the work and the memory; several GPUs in ``device``
+            take one each.
+        scheduler: address of a Dask scheduler whose workers do the work; each of them may use
+            ``memory``, and all see the scene, the checkpoint and the output's folder under the
+            same paths.
+        shard: (i, n): do the i-th of n parts only, and write no outputs; see `merge`.
     """
 
     model: Path | str | None = None
@@ -88,6 +97,9 @@ class PredictOptions:
     sampler: Literal["ddim", "ddpm"] | None = None
     steps: int | None = None
     seed: int | None = None
+    workers: int = 1
+    scheduler: str | None = None
+    shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _one_of("--nodata-rule", self.nodata_rule, ("all", "any"))
@@ -117,11 +129,47 @@ class PredictOptions:
             raise InputError(f"--overlap is a fraction below 1; got {self.overlap}")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise InputError(f"--threshold lies between 0 and 1; got {self.threshold}")
+        _at_least("--workers", self.workers, 1)
+        if self.scheduler is not None and self.workers > 1:
+            raise InputError("--workers are local processes; with --scheduler the cluster has them")
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise InputError(f"--shard is I/N with I from 1 to N; got {self.shard}")
         _at_least("--min-area", self.min_area, 0)
         _at_least("--simplify", self.simplify, 0)
         if (self.min_area or self.simplify) and self.polygons is None:
             raise InputError("--min-area and --simplify shape polygons; add --polygons FILE")
         self.memory_bytes()
+
+    def with_absolute_paths(self) -> "PredictOptions":
+        """The same for a process in another folder."""
+        paths: Any = {
+            name: Path(value).absolute()
+            for name in _PATHS
+            if (value := getattr(self, name)) is not None and str(value) != "demo"
+        }
+        return replace(self, **paths)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` understands: all but how the work is shared and what exists already."""
+        values = asdict(self.with_absolute_paths())
+        return {
+            name: os.fspath(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+            if name not in _OF_ONE_CALL
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "PredictOptions":
+        """Options from what `to_json` returned and JSON has carried.
+
+        Raises:
+            InputError: other values.
+        """
+        given: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise InputError(f"not the options of a run of this version ({error})") from error
 
     def memory_bytes(self) -> int:
         """The memory bound in bytes.

@@ -6,15 +6,16 @@ lattice belongs to the scene; chunks only select from it.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rsmamba_cli.errors import InputError
 from rsmamba_cli.raster.blend import AxisBlend, Blend, axis_blend, axis_stride
-from rsmamba_cli.raster.store import Layer, Layout
+from rsmamba_cli.raster.blocks import Key, Layer, Layout
 
 BANDS_PER_CHUNK = 16
+"""Of a chunk: the one row of windows that is computed for two chunks is then a sixteenth more."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Chunk:
 
     Attributes:
         strip: index of the strip of columns.
-        bands: indices of the bands, each committed on its own.
+        bands: indices of the bands from the top, each committed on its own.
     """
 
     strip: int
-    bands: range
+    bands: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,26 @@ class Plan:
         cuts = self.cols.cuts
         return Layout(self.rows.cuts, tuple(cuts[s] for s in self.strips), self.layers)
 
-    def chunks(self) -> Iterator[Chunk]:
-        """All chunks, strip by strip from the top."""
+    def chunks(self, tall: int | None = None, done: Container[Key] = ()) -> Iterator[Chunk]:
+        """What is left to do, strip by strip from the top.
+
+        Args:
+            tall: bands that a chunk reaches over; None takes the whole height.
+            done: blocks (band, strip) that are finished. What is left of a chunk keeps its place,
+                so that chunks are the same whatever is done.
+        """
         bands = len(self.rows.starts)
         for strip in range(len(self.strips) - 1):
-            for first in range(0, bands, BANDS_PER_CHUNK):
-                yield Chunk(strip, range(first, min(first + BANDS_PER_CHUNK, bands)))
+            for first in range(0, bands, tall or bands):
+                last = min(first + (tall or bands), bands)
+                missing = tuple(b for b in range(first, last) if (b, strip) not in done)
+                if missing:
+                    yield Chunk(strip, missing)
+
+    def chunk_height(self, workers: int) -> int:
+        """Bands that a chunk reaches over, so that every worker has something to do."""
+        blocks = len(self.rows.starts) * (len(self.strips) - 1)
+        return max(1, min(BANDS_PER_CHUNK, math.ceil(blocks / workers)))
 
     def channels(self) -> int:
         """Probabilities that are accumulated: two classes need only one."""

@@ -20,6 +20,25 @@ View = Callable[[Tensor], Tensor]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class LazyPredictor:
+    """A predictor that is built when the first window comes: not every run has one to compute."""
+
+    def __init__(self, build: "Callable[[], Predictor]") -> None:
+        """Remember how.
+
+        Args:
+            build: makes the predictor.
+        """
+        self._build = build
+        self._predictor: Predictor | None = None
+
+    def __call__(self, arrays: Sequence[Floats], places: Sequence[Place] | None = None) -> Floats:
+        """As `Predictor`."""
+        if self._predictor is None:
+            self._predictor = self._build()
+        return self._predictor(arrays, places)
+
+
 class Predictor:
     """A model with its device, precision and batch shape.
 

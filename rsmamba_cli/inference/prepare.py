@@ -1,6 +1,6 @@
 """Everything that is settled before the first window: inputs, checkpoint, device, plan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 import rsmamba_cli
 from rsmamba_cli.errors import InputError
 from rsmamba_cli.events import EventHandler, Warned
-from rsmamba_cli.inference.checkpoint import checkpoint_path, read_task_meta
+from rsmamba_cli.inference.checkpoint import checkpoint_path, load_model, read_task_meta
 from rsmamba_cli.inference.checks import georeference_warning, gsd_warning, input_warnings
 from rsmamba_cli.inference.device import resolve_device, resolve_precision
 from rsmamba_cli.inference.emit import QUANTITY_NODATA
@@ -26,12 +26,14 @@ from rsmamba_cli.inference.plan import (
     plan_axes,
     plan_strips,
 )
-from rsmamba_cli.inference.sampler import resolve_sampler
+from rsmamba_cli.inference.predictor import Predictor
+from rsmamba_cli.inference.sampler import resolve_sampler, set_sampler
 from rsmamba_cli.inference.source import Source
+from rsmamba_cli.raster.blocks import Layer, canonical_json
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.opening import local_identity
 from rsmamba_cli.raster.selection import Selection
-from rsmamba_cli.raster.store import Layer, canonical_json
+from rsmamba_cli.raster.store import block_id
 from rsmamba_models import CheckpointMeta
 
 PLAN_FORMAT = 1
@@ -73,6 +75,31 @@ class Prepared:
         """Close the files."""
         self._stack.close()
 
+    def block_id(self) -> str:
+        """What the blocks of this run are filed under."""
+        return block_id(self.plan.description, self.plan.layout)
+
+    def predictor(self) -> Predictor:
+        """Load the model on to its device.
+
+        Raises:
+            CheckpointError: damaged, or changed since its metadata was read.
+        """
+        model = load_model(self.checkpoint, self.meta)
+        seed = 0
+        if self.sampler is not None:
+            set_sampler(model, self.sampler)
+            seed = self.sampler["seed"]
+        return Predictor(
+            model,
+            self.meta,
+            self.device,
+            self.precision,
+            self.plan.batch_size,
+            self.options.tta,
+            seed,
+        )
+
     def memory_forecast(self) -> int:
         """Bytes that a run will take beside the model and what it needs inside."""
         plan = self.plan
@@ -101,7 +128,11 @@ class Prepared:
 
 
 def prepare(
-    task: str, paths: tuple[str, ...], options: PredictOptions, on_event: EventHandler
+    task: str,
+    paths: tuple[str, ...],
+    options: PredictOptions,
+    on_event: EventHandler,
+    strips: Sequence[int] | None = None,
 ) -> Prepared:
     """Open the inputs, read the checkpoint's metadata and make the plan.
 
@@ -110,6 +141,8 @@ def prepare(
         paths: the scenes; none where ``options.sar`` is all there is.
         options: as asked for.
         on_event: told what the user should know.
+        strips: how the columns are cut (see `Plan.strips`), for a run that others have begun; None
+            cuts them by the memory.
 
     Raises:
         InputError: a scene, mask, AOI or option cannot be used.
@@ -133,10 +166,10 @@ def prepare(
             selection = Selection(grid, options.aoi, options.bbox, options.bbox_crs)
         _warn(inputs, meta, selection, on_event)
         source = Source(inputs.readers, meta.inputs, selection)
-        plan = _plan(inputs, meta, options, device, precision, sampler)
+        plan = _plan(inputs, meta, options, device, precision, sampler, strips)
         rows = min(plan.rows.tile, grid.height)
         cache = sum(scene.cache_bytes(rows) for scene in inputs.given)
-        cache = max(_CACHE_LEAST, min(cache, options.memory_bytes() // 4))
+        cache = max(_CACHE_LEAST, min(cache, options.memory_bytes() // (4 * options.workers)))
         prepared = Prepared(
             options, meta, checkpoint, inputs, grid, source, device, precision, sampler, plan,
             cache, stack.pop_all(),
@@ -200,6 +233,7 @@ def _plan(
     device: torch.device,
     precision: str,
     sampler: dict[str, Any] | None,
+    strips: Sequence[int] | None,
 ) -> Plan:
     tile = meta.tile if options.tile is None else options.tile
     overlap = meta.overlap if options.overlap is None else options.overlap
@@ -218,7 +252,9 @@ def _plan(
         threshold = meta.threshold if options.threshold is None else options.threshold
     channels = 1 if classes == 2 else classes
     bands = sum(len(spec.bands) for spec in meta.inputs)
-    strips = plan_strips(rows, cols, channels, bands, batch, options.memory_bytes())
+    if strips is None or strips[-1] != len(cols.starts):
+        share = options.memory_bytes() // options.workers
+        strips = plan_strips(rows, cols, channels, bands, batch, share)
     values = tuple(c.value for c in meta.classes)
     wide = max(values) >= 255
     nodata = 65535 if wide else 255
@@ -247,10 +283,10 @@ def _plan(
         "options": resolved,
         "aoi": None if options.aoi is None else local_identity(options.aoi),
         "output": {name: [layer.count, layer.dtype] for name, layer in layers.items()},
-        "strips": list(strips),
+        "_strips": list(strips),
         "_paths": [scene.path for scene in inputs.given],
     }
-    return Plan(rows, cols, strips, batch, layers, values, nodata, threshold, description)
+    return Plan(rows, cols, tuple(strips), batch, layers, values, nodata, threshold, description)
 
 
 def resolved_options(

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import uuid
 from pathlib import Path
 
 from rsmamba_cli.errors import OutputError
@@ -20,7 +21,13 @@ class RunLock:
     """
 
     def __init__(self, path: Path) -> None:
+        """Name the lock; it is not taken yet.
+
+        Args:
+            path: its file.
+        """
         self.path = path
+        self.run = ""
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -45,13 +52,29 @@ class RunLock:
                 raise
             os.close(descriptor)
         self._descriptor = descriptor
-        record = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        self.run = uuid.uuid4().hex
+        record = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "run": self.run})
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, record.encode(), 0)
         except OSError as error:
             self.release()
             raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def refuse_if_held(self) -> None:
+        """Leave the lock as it is, but raise if somebody holds it.
+
+        Raises:
+            OutputError: another run holds it.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            self._judge(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _judge(self, descriptor: int) -> None:
         """Return if the lock is free or left behind by a dead process; raise otherwise."""
@@ -88,6 +111,19 @@ class RunLock:
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
         self._descriptor = None
+
+
+def holder(path: Path) -> str | None:
+    """Which run (``RunLock.run``) a lock file names; None when there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        run = _record(descriptor).get("run")
+    finally:
+        os.close(descriptor)
+    return None if run is None else str(run)
 
 
 def _record(descriptor: int) -> dict[str, object]:

@@ -19,9 +19,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from rsmamba_cli.errors import OutputError
+from rsmamba_cli.raster.blocks import sync_folder
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.opening import GDAL_ERRORS
-from rsmamba_cli.raster.store import sync_folder
 
 Array = npt.NDArray[Any]
 

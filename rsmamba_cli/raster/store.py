@@ -1,80 +1,58 @@
-"""Where a run keeps what is finished: blocks and a journal in ``OUTPUT.partial``.
+"""The working folder of a run: a plan, a lock, and the blocks that are finished.
 
-A run may be killed at any moment, power cuts included. Every finished block is written under a
-temporary name, synced, renamed, and only then noted in the journal with its hash; a block that the
-journal does not vouch for, or whose bytes no longer match, does not exist. `plan.json` says what
-the run computes: a resumed run with another plan is refused by naming what changed.
+A run may be killed at any moment, power cuts included. `plan.json` says what the run computes: a
+resumed run with another plan is refused by naming what changed.
 
-    OUTPUT.partial/plan.json       what is computed, canonical JSON with its hash
-    OUTPUT.partial/journal.jsonl   one line a finished block
-    OUTPUT.partial/blocks/         deflated rows of the layers
-    OUTPUT.partial/lock            the process at work
+    OUTPUT.partial/plan.json            what is computed, canonical JSON with its hash
+    OUTPUT.partial/journal.jsonl        one line a finished block
+    OUTPUT.partial/journal-NAME.jsonl   the same, of a worker process or a shard
+    OUTPUT.partial/blocks/              deflated rows of the layers
+    OUTPUT.partial/lock                 the process at work
+    OUTPUT.partial/lock-shard-I-of-N    the process at work on a shard
 """
 
 import contextlib
 import hashlib
 import json
-import os
+import re
 import shutil
-import zlib
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from rsmamba_cli.errors import OutputError, ResumeError
+from rsmamba_cli.raster.blocks import (
+    BLOCK_FOLDER,
+    JOURNAL,
+    Blocks,
+    Layer,
+    Layout,
+    canonical_json,
+    sync_folder,
+    write_error,
+    write_synced,
+)
 from rsmamba_cli.raster.lock import RunLock
 
-Array = npt.NDArray[Any]
-Key = tuple[int, int]
+__all__ = [
+    "Layer",
+    "Layout",
+    "Shard",
+    "Store",
+    "canonical_json",
+    "partial_folder",
+    "plan_changes",
+    "read_plan",
+    "sync_folder",
+    "write_synced",
+]
 
 _PLAN_FILE = "plan.json"
-_JOURNAL_FILE = "journal.jsonl"
-_BLOCK_FOLDER = "blocks"
-_OWN_NAMES = (_PLAN_FILE, _JOURNAL_FILE, _BLOCK_FOLDER, "lock", "final")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One raster that a run makes: its bands, type and the value of pixels without an answer."""
-
-    count: int
-    dtype: str
-    fill: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a raster is cut into blocks.
-
-    Attributes:
-        rows: borders of the bands of rows, from 0 to the height.
-        cols: borders of the strips of columns, from 0 to the width.
-        layers: what every block holds.
-    """
-
-    rows: tuple[int, ...]
-    cols: tuple[int, ...]
-    layers: Mapping[str, Layer]
-
-    def block_keys(self) -> list[Key]:
-        """Every block as (band, strip), strips side by side."""
-        return [(b, s) for b in range(len(self.rows) - 1) for s in range(len(self.cols) - 1)]
-
-    def shape(self, key: Key) -> tuple[int, int]:
-        """(height, width) of a block."""
-        band, strip = key
-        return self.rows[band + 1] - self.rows[band], self.cols[strip + 1] - self.cols[strip]
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with one spelling for one value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+_LOCK = "lock"
+_OWN_NAMES = re.compile(rf"plan\.json.*|{JOURNAL}.*\.jsonl|{BLOCK_FOLDER}|{_LOCK}.*|final")
+Shard = tuple[int, int]
+"""(i, n): the i-th of n parts of a run, counted from 1."""
 
 
 def partial_folder(output: Path) -> Path:
@@ -82,7 +60,30 @@ def partial_folder(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
-class Store:
+def block_id(plan: Mapping[str, Any], layout: Layout) -> str:
+    """What identifies the blocks of a plan: a hash over what is computed and how it is cut.
+
+    Args:
+        plan: its keys that start with "_" do not count.
+        layout: of the blocks.
+    """
+    compared = {key: value for key, value in plan.items() if not key.startswith("_")}
+    cut = [list(layout.rows), list(layout.cols)]
+    return hashlib.sha256(canonical_json([compared, cut]).encode()).hexdigest()
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """The plan of a working folder; None when there is none, or it is damaged."""
+    try:
+        whole = json.loads((folder / _PLAN_FILE).read_bytes())
+        plan = whole["plan"]
+        good = hashlib.sha256(canonical_json(plan).encode()).hexdigest() == whole["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(plan) if good else None
+
+
+class Store(Blocks):
     """The working folder of one run, open and locked. Use as a context manager.
 
     Leaving the block keeps the folder when there is something to resume from, and removes it when
@@ -90,7 +91,13 @@ class Store:
     """
 
     def __init__(
-        self, output: Path, plan: Mapping[str, Any], layout: Layout, resume: bool, restart: bool
+        self,
+        output: Path,
+        plan: Mapping[str, Any],
+        layout: Layout,
+        resume: bool,
+        restart: bool,
+        shard: Shard | None = None,
     ) -> None:
         """Open the folder.
 
@@ -101,31 +108,34 @@ class Store:
             layout: bands, strips and layers; has to follow from the plan.
             resume: go on with what is there.
             restart: throw away what is there.
+            shard: which part of the run this is; parts share the folder, and go on with what is
+                there.
 
         Raises:
             OutputError: not writable, locked, or interrupted work is there and neither ``resume``
                 nor ``restart`` was asked for.
             ResumeError: the plan differs from the one that was begun.
         """
-        self.folder = partial_folder(output)
-        self.layout = layout
+        writer = "" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
+        super().__init__(partial_folder(output), layout, block_id(plan, layout), writer)
         self._output = output
         self._plan = plan
-        self._done: dict[Key, dict[str, Any]] = {}
-        self._cache: OrderedDict[Key, dict[str, Array]] = OrderedDict()
+        self._shared = shard is not None
         self._discarded = False
-        self._lock = RunLock(self.folder / "lock")
+        self.lock = RunLock(self.folder / (f"{_LOCK}-{writer}" if writer else _LOCK))
         self._make_folder()
-        self._lock.acquire()
+        self.lock.acquire()
         try:
-            self._begin(resume, restart)
+            self._refuse_others()
+            self._begin(resume or self._shared, restart)
         except BaseException as error:
             # A folder that was only just made holds nothing worth keeping.
-            if isinstance(error, OSError) or not (self.folder / _PLAN_FILE).exists():
+            fresh = isinstance(error, OSError) or not (self.folder / _PLAN_FILE).exists()
+            if fresh and not self._shared:
                 self._remove()
-            self._lock.release()
+            self.lock.release()
             if isinstance(error, OSError):
-                raise _write_error(self.folder, error) from error
+                raise write_error(self.folder, error) from error
             raise
 
     def _make_folder(self) -> None:
@@ -136,26 +146,37 @@ class Store:
             )
         try:
             self.folder.mkdir(exist_ok=True)
-            strangers = sorted(e.name for e in self.folder.iterdir() if e.name not in _OWN_NAMES)
+            strangers = sorted(
+                e.name for e in self.folder.iterdir() if not _OWN_NAMES.fullmatch(e.name)
+            )
         except OSError as error:
-            raise _write_error(self.folder, error) from error
+            raise write_error(self.folder, error) from error
         if strangers:
             raise OutputError(
                 f"{self.folder}: holds files that are not of this tool ({strangers[0]}); the run "
                 "needs this folder for its work, so move it away"
             )
 
+    def _refuse_others(self) -> None:
+        """A whole run and a shard never work at the same time; shards may.
+
+        Raises:
+            OutputError: names who is at work.
+        """
+        for path in self.folder.glob(f"{_LOCK}*"):
+            if path != self.lock.path and not (self._shared and path.name != _LOCK):
+                RunLock(path).refuse_if_held()
+
     def _begin(self, resume: bool, restart: bool) -> None:
-        before = self._read_plan()
-        lines = self._read_journal() if before is not None else {}
-        if lines and not (resume or restart):
+        before = read_plan(self.folder)
+        begun = self.noted() if before is not None else 0
+        if begun and not (resume or restart):
             total = len(self.layout.block_keys())
             raise OutputError(
-                f"{self.folder}: an interrupted run is here ({len(lines)} of {total} blocks done). "
+                f"{self.folder}: an interrupted run is here ({begun} of {total} blocks done). "
                 "Go on with it (--resume) or start again (--overwrite)."
             )
-        if lines and resume and not restart:
-            assert before is not None
+        if before is not None and (begun or self._shared) and resume and not restart:
             changes = plan_changes(before, self._plan)
             if changes:
                 raise ResumeError(
@@ -163,150 +184,31 @@ class Store:
                     + "; ".join(changes[:6])
                     + ". Use the same again, or start anew with --overwrite."
                 )
-            self._done = {key: line for key, line in lines.items() if self._verified(key, line)}
+            self.recover()
         else:
             self._clear()
-        (self.folder / _BLOCK_FOLDER).mkdir(exist_ok=True)
-        shutil.rmtree(self.folder / "final", ignore_errors=True)
-        (self.folder / "final").mkdir()
-        if not self._done:
-            (self.folder / _JOURNAL_FILE).unlink(missing_ok=True)
-        text = canonical_json(self._plan)
-        whole = {"plan": self._plan, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-        write_synced(self.folder / _PLAN_FILE, canonical_json(whole).encode())
+        (self.folder / BLOCK_FOLDER).mkdir(exist_ok=True)
+        if not self._shared:
+            shutil.rmtree(self.folder / "final", ignore_errors=True)
+            (self.folder / "final").mkdir()
+            if not self._done:
+                for path in self.journals():
+                    path.unlink()
+        if before is None or not self._shared:
+            self._write_plan()
 
-    def _read_plan(self) -> dict[str, Any] | None:
-        try:
-            whole = json.loads((self.folder / _PLAN_FILE).read_bytes())
-            plan = whole["plan"]
-            good = hashlib.sha256(canonical_json(plan).encode()).hexdigest() == whole["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return dict(plan) if good else None
-
-    def _read_journal(self) -> dict[Key, dict[str, Any]]:
-        """The last line about every block; a torn line (power cut) counts for nothing."""
-        lines: dict[Key, dict[str, Any]] = {}
-        try:
-            text = (self.folder / _JOURNAL_FILE).read_bytes()
-        except FileNotFoundError:
-            return lines
-        known = set(self.layout.block_keys())
-        for raw in text.split(b"\n"):
-            try:
-                line = json.loads(raw)
-                key = (int(line["block"][0]), int(line["block"][1]))
-                lines[key] = {"sha256": str(line["sha256"]), "parts": dict(line["parts"])}
-            except (ValueError, KeyError, TypeError, IndexError):
-                continue
-        return {key: line for key, line in lines.items() if key in known}
-
-    def _block_path(self, key: Key) -> Path:
-        return self.folder / _BLOCK_FOLDER / f"{key[0]:06d}_{key[1]:04d}.bin"
-
-    def _verified(self, key: Key, line: Mapping[str, Any]) -> bool:
-        try:
-            data = self._block_path(key).read_bytes()
-        except OSError:
-            return False
-        return hashlib.sha256(data).hexdigest() == str(line["sha256"])
-
-    @property
-    def done(self) -> frozenset[Key]:
-        """Blocks that are finished and were verified."""
-        return frozenset(self._done)
-
-    def put(self, key: Key, arrays: Mapping[str, Array]) -> None:
-        """Commit one block: from here on no crash can lose it.
-
-        Args:
-            key: (band, strip).
-            arrays: for every layer (count, height, width) in its dtype.
-
-        Raises:
-            OutputError: the disk is full or the folder went away.
-        """
-        parts: dict[str, int] = {}
-        data = b""
-        for name, layer in self.layout.layers.items():
-            array = arrays[name]
-            expected = (layer.count, *self.layout.shape(key))
-            if array.shape != expected or array.dtype != np.dtype(layer.dtype):
-                raise ValueError(
-                    f"block {key}, {name}: {array.shape} {array.dtype}, not {expected}"
-                )
-            packed = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
-            parts[name] = len(packed)
-            data += packed
-        digest = hashlib.sha256(data).hexdigest()
-        try:
-            write_synced(self._block_path(key), data)
-            self._append({"block": list(key), "parts": parts, "sha256": digest})
-        except OSError as error:
-            raise _write_error(self.folder, error, resumable=bool(self._done)) from error
-        self._done[key] = {"sha256": digest, "parts": parts}
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        # A newline before the record ends whatever a power cut may have torn.
-        with (self.folder / _JOURNAL_FILE).open("ab") as journal:
-            journal.write(b"\n" + canonical_json(line).encode() + b"\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-
-    def _load(self, key: Key) -> dict[str, Array]:
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        line = self._done[key]
-        try:
-            data = self._block_path(key).read_bytes()
-        except OSError as error:
-            raise OutputError(f"{self._block_path(key)}: cannot be read ({error})") from error
-        if hashlib.sha256(data).hexdigest() != line["sha256"]:
-            raise OutputError(
-                f"{self._block_path(key)}: changed under the run; run again with --resume"
-            )
-        arrays: dict[str, Array] = {}
-        offset = 0
-        for name, layer in self.layout.layers.items():
-            length = int(line["parts"][name])
-            raw = zlib.decompress(data[offset : offset + length])
-            shape = (layer.count, *self.layout.shape(key))
-            arrays[name] = np.frombuffer(raw, dtype=layer.dtype).reshape(shape)
-            offset += length
-        self._cache[key] = arrays
-        # Reading goes down the raster in stripes that may end inside a band.
-        while len(self._cache) > len(self.layout.cols) - 1:
-            self._cache.popitem(last=False)
-        return arrays
-
-    def read_rows(self, name: str, first: int, last: int) -> Array:
-        """Rows ``first <= row < last`` of a layer over the full width, (count, rows, width).
-
-        Raises:
-            OutputError: a block was damaged since it was written.
-        """
-        layer, rows, cols = self.layout.layers[name], self.layout.rows, self.layout.cols
-        out = np.empty((layer.count, last - first, cols[-1]), dtype=layer.dtype)
-        for band in range(len(rows) - 1):
-            top, bottom = max(rows[band], first), min(rows[band + 1], last)
-            if top >= bottom:
-                continue
-            for strip in range(len(cols) - 1):
-                block = self._load((band, strip))[name]
-                out[:, top - first : bottom - first, cols[strip] : cols[strip + 1]] = block[
-                    :, top - rows[band] : bottom - rows[band]
-                ]
-        return out
+    def _write_plan(self) -> None:
+        digest = hashlib.sha256(canonical_json(self._plan).encode()).hexdigest()
+        whole = canonical_json({"plan": self._plan, "sha256": digest})
+        write_synced(self.folder / _PLAN_FILE, whole.encode(), self._suffix)
 
     def discard(self) -> None:
         """Remove the folder on leaving: the run is finished, or cannot be resumed."""
         self._discarded = True
 
     def _clear(self) -> None:
-        for name in _OWN_NAMES:
-            path = self.folder / name
-            if name == "lock":
+        for path in self.folder.iterdir():
+            if path.name.startswith(_LOCK):
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
@@ -316,17 +218,18 @@ class Store:
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
             self._clear()
-        self._lock.release()
+        self.lock.release()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def close(self) -> None:
         """Unlock, and remove the folder if nothing in it can be resumed."""
-        if self._discarded or not self._done:
+        if not self._shared and (self._discarded or not self._done):
             self._remove()
-        else:
+            return
+        if not self._shared:
             shutil.rmtree(self.folder / "final", ignore_errors=True)
-            self._lock.release()
+        self.lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -363,34 +266,3 @@ def plan_changes(before: Any, now: Any, path: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = canonical_json(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file so that it is there in full, or not at all, after a power cut."""
-    temporary = path.with_name(path.name + ".new")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside a folder last; file systems that cannot are left alone."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _write_error(folder: Path, error: OSError, resumable: bool = False) -> OutputError:
-    advice = " Make room, then go on with --resume." if resumable else ""
-    return OutputError(f"{folder}: cannot be written ({error.strerror or error}).{advice}")

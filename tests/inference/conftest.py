@@ -10,11 +10,11 @@ def use_model(monkeypatch):
     """Make `predict` and `change` run a module with given metadata."""
 
     def use(model, meta):
-        from rsmamba_cli.inference import api, prepare
+        from rsmamba_cli.inference import prepare
 
         monkeypatch.setattr(prepare, "checkpoint_path", lambda *_: Path("fake.safetensors"))
         monkeypatch.setattr(prepare, "read_task_meta", lambda *_: meta)
-        monkeypatch.setattr(api, "load_model", lambda *_: model)
+        monkeypatch.setattr(prepare, "load_model", lambda *_: model)
         return model
 
     return use

@@ -13,8 +13,8 @@ from rasterio.crs import CRS
 from rsmamba_cli.inference.engine import InProcessEngine
 from rsmamba_cli.inference.plan import Plan, plan_axes, plan_strips
 from rsmamba_cli.inference.source import Source
+from rsmamba_cli.raster.blocks import Layer
 from rsmamba_cli.raster.grid import Grid
-from rsmamba_cli.raster.store import Layer
 
 
 class Drawn:

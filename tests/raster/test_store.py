@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rsmamba_cli.errors import OutputError, ResumeError
-from rsmamba_cli.raster import store as store_module
+from rsmamba_cli.raster import blocks as store_module
 from rsmamba_cli.raster.lock import RunLock
 from rsmamba_cli.raster.store import Layer, Layout, Store, partial_folder, plan_changes
 
@@ -191,10 +191,10 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_full_disk_is_said_so_and_keeps_what_was_finished(tmp_path, monkeypatch):
     real = store_module.write_synced
 
-    def full(path, data):
+    def full(path, data, *more):
         if path.name.startswith("000001"):
             raise OSError(28, "No space left on device")
-        real(path, data)
+        real(path, data, *more)
 
     with begin(tmp_path) as store:
         monkeypatch.setattr(store_module, "write_synced", full)
@@ -233,7 +233,8 @@ def test_a_lock_of_a_killed_process_is_taken_over(tmp_path):
     assert json.loads(path.read_text())["pid"] != os.getpid()
     lock = RunLock(path)
     lock.acquire()
-    assert json.loads(path.read_text()) == {"host": socket.gethostname(), "pid": os.getpid()}
+    record = json.loads(path.read_text())
+    assert (record["host"], record["pid"]) == (socket.gethostname(), os.getpid())
     lock.release()
     assert not path.exists()
 
