@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rsmamba_cli.errors import InputError, OutputError
-from rsmamba_cli.inference import PredictOptions, api, predict
+from rsmamba_cli.inference import PredictOptions, predict, running
 
 SIZES = {"scene": (400, 300), "tile": 64}
 
@@ -59,7 +59,7 @@ def visible(folder):
 
 @pytest.mark.parametrize("kib", [12, 24, 36, 48, 60])
 def test_a_full_disk_is_an_error_and_can_be_resumed(job, tmp_path, monkeypatch, kib):
-    monkeypatch.setattr(api, "_check_space", lambda *_: None)
+    monkeypatch.setattr(running, "_check_space", lambda *_: None)
     run(job, tmp_path / "calm.tif", probabilities=tmp_path / "calm_p.tif")
     with small_disk(tmp_path / "disk", kib) as disk:
         output, more = disk / "m.tif", {"probabilities": disk / "p.tif"}
