@@ -9,8 +9,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from rsmamba_models import ArgumentsError, ImportFailedError, create_model, import_official
 from rsmamba_models.decoders.fcn import FCNHead
-from rsmamba_models.importers.mmseg import official_head_key
-from rsmamba_models.importers.samba import load_backbone, load_block, official_key
+from rsmamba_models.importers.samba import load_backbone, load_block
+from rsmamba_models.importers.samba import official_key as official_encoder_key
+from rsmamba_models.importers.segmentor import official_key
 from rsmamba_models.ops import available_backends
 from rsmamba_models.samba import Mamba, SambaBlock, SambaEncoder
 
@@ -169,14 +170,8 @@ def official(**changes):
     ).eval()
     state = {}
     for key, value in model.state_dict().items():
-        part, inner = key.split(".", 1)
-        if part == "encoder":
-            value = value[0] if ".scan." in key else value
-            state[f"backbone.{official_key(inner)}"] = value
-        elif part == "decoder":
-            state[f"decode_head.{official_head_key('upernet', inner)}"] = value
-        else:
-            state[f"auxiliary_head.{official_head_key('fcn', inner)}"] = value
+        value = value[0] if ".scan." in key else value
+        state[official_key(key, "upernet", official_encoder_key)] = value
     return state, model
 
 

@@ -9,9 +9,9 @@ from rsmamba_models.importers.seg_lstm import (
     load_backbone,
     load_block,
     load_cell,
-    official_key,
     official_part_key,
 )
+from rsmamba_models.importers.segmentor import official_key
 from rsmamba_models.seg_lstm import VisionLSTM
 
 ENCODER = {"dim": 16, "patch_size": 4, "depths": [2, 1, 3, 1], "grid_size": [4, 6]}
@@ -48,7 +48,7 @@ def official_of(module, name):
 
 def official_model(decoder, **arguments):
     model = model_of(decoder, **arguments)
-    return model, official_of(model, lambda key: official_key(key, decoder))
+    return model, official_of(model, lambda key: official_key(key, decoder, official_part_key))
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -6,18 +6,23 @@ epsilons, rates, and the decoders' levels, scales and dilations cannot be.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rsmamba_models.errors import ArgumentsError, ImportFailedError
-from rsmamba_models.importers.mmseg import official_head_key, read_head
+from rsmamba_models.importers.segmentor import (
+    Backbone,
+    below,
+    build_segmentor,
+    noted,
+    take_notes,
+    take_sections,
+)
 from rsmamba_models.importers.state import check_config, load_renamed, read_state, shape_of
-from rsmamba_models.registry import create_model
 from rsmamba_models.seg_lstm import MLSTMCell, ViLBlock, VisionLSTM
 
-_M = TypeVar("_M", bound=nn.Module)
 _NAME = "Seg-LSTM"
 # Ours -> official, all that match, on a key within the encoder, a block or a cell.
 _RULES = (
@@ -30,14 +35,15 @@ _RULES = (
     (r"\blayer\.cell\.gates\.input\.", "layer.mlstm_cell.igate."),
     (r"\blayer\.cell\.gates\.forget\.", "layer.mlstm_cell.fgate."),
 )
-_PARTS = {"encoder": "backbone", "decoder": "decode_head", "auxiliary": "auxiliary_head"}
+_ANN_KEYS = "decode_head.context.stages.0.key_project."
 _DIRECTIONS = ("rowwise_from_top_left", "rowwise_from_bot_right")
 _ENCODER_FREE = ("drop_path_rate", "drop_path_decay", "layer_norm_eps")
 # Terms that change nothing in the official code either, or nothing in the network.
-_ENCODER_IDLE = ("type", "depth", "output_shape", "mode", "pooling", "legacy_norm", "init_cfg")
-_MODEL_IDLE = ("type", "data_preprocessor", "pretrained", "train_cfg", "test_cfg", "init_cfg")
-_NOTES = ("component", "official_config", "output_subsample", "cell", "input_scale")
-_OF_HEADS = ("batch_norm_eps",)
+_ENCODER_IDLE = (
+    *("type", "depth", "output_shape", "mode", "pooling", "legacy_norm", "init_cfg"),
+    "batch_norm_eps",
+)
+_NOTES = ("cell", "input_scale")
 
 
 def build(state: dict[str, Tensor], **config: Any) -> nn.Module:
@@ -53,44 +59,9 @@ def build(state: dict[str, Tensor], **config: Any) -> nn.Module:
     Raises:
         ImportFailedError: Keys, shapes or ``config`` that do not fit.
     """
-    parts = {name: _below(state, f"{official}.") for name, official in _PARTS.items()}
-    if not parts["encoder"] or not parts["decoder"]:
-        raise ImportFailedError(
-            "this is no Seg-LSTM segmenter: it has no keys backbone.* or no keys decode_head.*; "
-            "for parts of one there are load_backbone, load_block and load_cell"
-        )
-    notes = _take_notes(config)
-    sections = _take_sections(config)
-    common = {name: config.pop(name) for name in ("num_classes",) if name in config}
-    epsilon = {name: config.pop(name) for name in _OF_HEADS if name in config}
-    encoder = _encoder_arguments(parts["encoder"], {**sections["encoder"], **config})
-    widths = [encoder["dim"]] * len(encoder["depths"])
-    decoder, num_classes, head = read_head(
-        parts["decoder"], widths, {**sections["decoder"], **common}
-    )
-    auxiliary = None
-    if parts["auxiliary"]:
-        kind, _, auxiliary = read_head(
-            parts["auxiliary"], widths, {"num_classes": num_classes, **sections["auxiliary"]}
-        )
-        if kind != "fcn":
-            raise ImportFailedError("the auxiliary head is no FCNHead")
-        auxiliary |= epsilon
-    try:
-        model = create_model(
-            f"seglstm_{decoder}",
-            encoder.pop("in_chans"),
-            num_classes,
-            encoder_arguments=encoder,
-            decoder_arguments={**head, **epsilon},
-            auxiliary=auxiliary,
-        )
-    except ArgumentsError as error:
-        raise ImportFailedError(f"the state dict describes no Seg-LSTM: {error}") from error
-    if decoder == "ann":
+    if any(key.startswith(_ANN_KEYS) for key in state):
         state = _without_shared_keys(state)
-    load_renamed(model, state, lambda key: official_key(key, decoder), _NAME, _convert)
-    return _noted(model, **notes)
+    return build_segmentor(state, config, _BACKBONE)
 
 
 def load_backbone(state: Mapping[str, Any], **config: Any) -> VisionLSTM:
@@ -109,9 +80,10 @@ def load_backbone(state: Mapping[str, Any], **config: Any) -> VisionLSTM:
         ImportFailedError: Keys, shapes or ``config`` that do not fit.
     """
     state = read_state(state)
-    state = _below(state, "backbone.") or state
-    notes = _take_notes(config, _OF_HEADS)
-    config = {**_take_sections(config)["encoder"], **config}
+    state = below(state, "backbone.") or state
+    config, notes = take_notes(config, _NOTES)
+    config, sections = take_sections(config, _NAME)
+    config = {**sections["encoder"], **config}
     if any(re.match(r"blocks\.\d+\.", key) for key in state):
         state = _regrouped(state, config.get("depth1", (6, 6, 6, 6)))
     arguments = _encoder_arguments(state, config)
@@ -120,7 +92,7 @@ def load_backbone(state: Mapping[str, Any], **config: Any) -> VisionLSTM:
     except ArgumentsError as error:
         raise ImportFailedError(f"the state dict is no Vision-LSTM's: {error}") from error
     load_renamed(encoder, state, official_part_key, f"{_NAME}'s backbone", _convert)
-    return _noted(encoder, **notes)
+    return noted(encoder, **notes)
 
 
 def load_block(
@@ -142,14 +114,14 @@ def load_block(
         ImportFailedError: Keys, shapes or ``config`` that do not fit.
     """
     state = read_state(state)
-    notes = _take_notes(config, _OF_HEADS)
+    config, notes = take_notes(config, (*_NOTES, "batch_norm_eps"))
     dim = shape_of(state, "norm.weight", 1, _NAME)[0]
     check_config(config, {"dim": (dim,)}, ("direction", "layer_norm_eps"), _NAME)
     if direction not in _DIRECTIONS:
         raise ImportFailedError(f"direction is {' or '.join(_DIRECTIONS)}, not {direction!r}")
     block = ViLBlock(dim, direction == _DIRECTIONS[1], eps=layer_norm_eps)
     load_renamed(block, state, official_part_key, "Vision-LSTM's block", _convert)
-    return _noted(block, **notes)
+    return noted(block, **notes)
 
 
 def load_cell(state: Mapping[str, Any], *, layer_norm_eps: float = 1e-5) -> MLSTMCell:
@@ -163,7 +135,7 @@ def load_cell(state: Mapping[str, Any], *, layer_norm_eps: float = 1e-5) -> MLST
         ImportFailedError: Keys or shapes that do not fit.
     """
     state = read_state(state)
-    state = _below(state, "layer.mlstm_cell.") or _below(state, "mlstm_cell.") or state
+    state = below(state, "layer.mlstm_cell.") or below(state, "mlstm_cell.") or state
     cell = MLSTMCell(shape_of(state, "outnorm.weight", 1, "mLSTM cell")[0], eps=layer_norm_eps)
     prefix = "layer.mlstm_cell."
     load_renamed(
@@ -174,21 +146,6 @@ def load_cell(state: Mapping[str, Any], *, layer_norm_eps: float = 1e-5) -> MLST
         _convert,
     )
     return cell.eval()
-
-
-def official_key(key: str, decoder: str) -> str:
-    """The official name of a parameter or buffer of our model.
-
-    Args:
-        key: Our name.
-        decoder: The decoder's name in the registry.
-    """
-    part, inner = key.split(".", 1)
-    if part == "encoder":
-        inner = official_part_key(inner)
-    else:
-        inner = official_head_key(decoder if part == "decoder" else "fcn", inner)
-    return f"{_PARTS[part]}.{inner}"
 
 
 def official_part_key(key: str) -> str:
@@ -237,50 +194,17 @@ def _encoder_arguments(state: Mapping[str, Tensor], config: Mapping[str, Any]) -
     }
 
 
-def _take_sections(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Remove ``model``, ``backbone``, ``decode_head`` and ``auxiliary_head``; ours to terms."""
-    model = dict(config.pop("model", None) or {})
-    sections = {
-        name: {**(model.pop(official, None) or {}), **(config.pop(official, None) or {})}
-        for name, official in _PARTS.items()
-    }
-    unknown = {name: value for name, value in model.items() if name not in _MODEL_IDLE}
-    check_config(unknown, {}, _PARTS.values(), _NAME)
-    return sections
-
-
-def _take_notes(config: dict[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
-    """Remove plain notes, and terms of other parts; ``mode`` and ``parameters`` are returned."""
-    for name in (*_NOTES, *others):
-        config.pop(name, None)
-    return {"mode": config.pop("mode", "eval"), "parameters": config.pop("parameters", None)}
-
-
-def _noted(module: _M, mode: str, parameters: int | None) -> _M:
-    """The module in its mode, if it has as many parameters as was said."""
-    number = sum(p.numel() for p in module.parameters())
-    if parameters not in (None, number):
-        raise ImportFailedError(f"the state dict has {number} parameters, not {parameters}")
-    if mode not in ("eval", "train"):
-        raise ImportFailedError(f"mode is 'eval' or 'train', not {mode!r}")
-    return module.train(mode == "train")
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
-
-
 def _without_shared_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drop the second name of the projection that ANN's queries and keys share."""
-    prefix = "decode_head.context.stages.0."
-    copies = _below(state, f"{prefix}key_project.")
+    prefix = _ANN_KEYS.removesuffix("key_project.")
+    copies = below(state, _ANN_KEYS)
     for name, value in copies.items():
         query = state.get(f"{prefix}query_project.{name}")
         if query is None or not torch.equal(query, value):
             raise ImportFailedError(
                 f"{prefix}key_project.{name} is not the query_project's: ANNHead shares the two"
             )
-    return {k: value for k, value in state.items() if not k.startswith(f"{prefix}key_project.")}
+    return {k: value for k, value in state.items() if not k.startswith(_ANN_KEYS)}
 
 
 def _regrouped(state: Mapping[str, Tensor], depths: Sequence[int]) -> dict[str, Tensor]:
@@ -298,3 +222,14 @@ def _regrouped(state: Mapping[str, Tensor], depths: Sequence[int]) -> dict[str, 
             continue
         regrouped[key] = value
     return regrouped
+
+
+_BACKBONE = Backbone(
+    name=_NAME,
+    encoder="seglstm",
+    arguments=_encoder_arguments,
+    widths=lambda arguments: [arguments["dim"]] * len(arguments["depths"]),
+    official_key=official_part_key,
+    notes=_NOTES,
+    convert=_convert,
+)

@@ -102,14 +102,24 @@ def build_segmentor(
         raise ImportFailedError(f"this state dict describes no {backbone.name}: {error}") from error
 
     def official(key: str) -> str:
-        part, inner = key.split(".", 1)
-        if part == "encoder":
-            return f"backbone.{backbone.official_key(inner)}"
-        name = official_head_key(decoder if part == "decoder" else "fcn", inner)
-        return f"{_PARTS[part]}.{name}"
+        return official_key(key, decoder, backbone.official_key)
 
     load_renamed(model, state, official, backbone.name, backbone.convert)
     return noted(model, **notes)
+
+
+def official_key(key: str, decoder: str, encoder_key: Callable[[str], str]) -> str:
+    """The official name of a parameter or buffer of a segmenter.
+
+    Args:
+        key: Our name.
+        decoder: The decoder's name in the registry.
+        encoder_key: The same for the encoder alone.
+    """
+    part, inner = key.split(".", 1)
+    if part == "encoder":
+        return f"backbone.{encoder_key(inner)}"
+    return f"{_PARTS[part]}.{official_head_key(decoder if part == 'decoder' else 'fcn', inner)}"
 
 
 def take_sections(
