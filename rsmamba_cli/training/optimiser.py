@@ -67,8 +67,8 @@ def parameter_groups(model: nn.Module, tuning: OptimiserPart) -> list[dict[str, 
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a parameter's dotted name fits a shell-style pattern or lies in a named module."""
-    return any(fnmatchcase(name, p) or name.startswith(f"{p}.") for p in patterns)
+    """Whether a pattern fits a parameter's dotted name, or that of a module it is in."""
+    return any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for p in patterns)
 
 
 def _spared(name: str, parameter: nn.Parameter, patterns: Sequence[str] | None) -> bool:
@@ -100,14 +100,14 @@ def encoder_depths(model: nn.Module) -> dict[str, int]:
 def layers_of(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
     """The blocks that an encoder repeats, with their dotted names.
 
-    These are the entries of its ``ModuleList``, or where an entry is a ``Sequential`` or holds
-    lists of its own (a stage), the entries in there.
+    These are the entries of its lists, a ``ModuleList`` or a ``Sequential`` of composed modules;
+    where an entry holds such lists itself (a stage), the entries in there.
     """
     lists = {
         name: module
         for name, module in encoder.named_modules()
         if isinstance(module, nn.ModuleList)
-        or (isinstance(module, nn.Sequential) and _in_list(encoder, name))
+        or (isinstance(module, nn.Sequential) and all(any(m.children()) for m in module))
     }
     entries = [
         (f"{name}.{index}" if name else index, entry)
@@ -119,11 +119,6 @@ def layers_of(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, entry in entries
         if name not in lists and not any(other.startswith(f"{name}.") for other in lists)
     ]
-
-
-def _in_list(root: nn.Module, name: str) -> bool:
-    """Whether a module is an entry of a ``ModuleList``."""
-    return isinstance(root.get_submodule(name.rpartition(".")[0]), nn.ModuleList)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:

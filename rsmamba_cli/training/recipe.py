@@ -223,8 +223,8 @@ class LossPart(_Part):
 class OptimiserPart(_Part):
     """How weights are changed.
 
-    Patterns are names of modules (``encoder``) or shell-style patterns of whole parameter names
-    (``encoder.*norm*``).
+    Patterns are names of modules or parameters with the wildcards of a shell: ``encoder``,
+    ``encoder.stages.?.norm``, ``*.bias``.
 
     Attributes:
         kind: ``adamw`` or ``sgd``.

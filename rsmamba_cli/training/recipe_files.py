@@ -1,4 +1,7 @@
-"""Recipes: the settings of a run from YAML, with overrides as text."""
+"""Recipes: the settings of a run from YAML, with overrides as text.
+
+A file holds the settings that differ from the defaults, or with ``extends: NAME`` from another.
+"""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +71,33 @@ def validate_config(content: Mapping[str, Any], what: str) -> TrainConfig:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """Read the YAML of a recipe by name or path."""
+    """Read a recipe by name or path, on top of the one that it ``extends``.
+
+    Raises:
+        InputError: there is none, it is not YAML, or it extends itself.
+    """
+    content = _read_alone(name)
+    content.setdefault("name", Path(name).stem)
+    seen = [name]
+    while (base := content.pop("extends", None)) is not None:
+        seen.append(str(base))
+        if seen[-1] in seen[:-1]:
+            raise InputError(f"The recipe {name} extends itself: {' -> '.join(seen)}.")
+        content = _merged(_read_alone(seen[-1]), content)
+    return content
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with those of ``changes`` in the place of their namesakes."""
+    out = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        out[key] = _merged(base[key], value) if both else value
+    return out
+
+
+def _read_alone(name: str) -> dict[str, Any]:
+    """Read the YAML of one recipe by name or path."""
     known = list_recipes()
     if name in known:
         folder = resources.files("rsmamba_cli.training") / "recipes"
@@ -88,7 +117,6 @@ def _read(name: str) -> dict[str, Any]:
         raise InputError(f"The recipe {name} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"The recipe {name} holds no settings.")
-    content.setdefault("name", Path(name).stem)
     return content
 
 

@@ -78,6 +78,25 @@ def test_a_recipe_written_out_reads_back_the_same(tmp_path: Path) -> None:
     assert load_recipe(path) == config
 
 
+def test_a_recipe_that_extends_another_changes_only_what_it_names() -> None:
+    base, changed = load_recipe("samba-loveda"), load_recipe("samba-isprs")
+    assert changed.name == "samba-isprs" and changed.data.dataset == "potsdam"
+    assert changed.augment.base_size == (512, 512) and changed.optimiser.no_decay == ()
+    assert changed.schedule == base.schedule and changed.loss == base.loss
+    assert changed.augment.photometric == base.augment.photometric is not None
+
+
+def test_a_file_may_extend_what_comes_along_but_not_itself(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: segman-cityscapes\nloop: {steps: 7}\n")
+    config = load_recipe(mine)
+    assert (config.name, config.loop.steps, config.data.crop) == ("mine", 7, 1024)
+    assert config.optimiser.lr_factors == {"decoder": 10.0}
+    mine.write_text(f"extends: {mine}\n")
+    with pytest.raises(InputError, match="extends itself"):
+        load_recipe(mine)
+
+
 def test_the_hash_leaves_out_what_changes_no_result() -> None:
     plain = TrainConfig().sha256()
     assert load_recipe(None, ["name=x"]).sha256() != plain
