@@ -70,10 +70,12 @@ class DepthwiseConv(nn.Conv2d):
     Args:
         channels: Width in and out.
         kernel: Side of the convolution.
+        bias: Whether it has one.
     """
 
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
+    def __init__(self, channels: int, kernel: int, bias: bool = True) -> None:
+        padding = kernel // 2
+        super().__init__(channels, channels, kernel, padding=padding, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
