@@ -8,14 +8,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rsmamba_models.errors import ArgumentsError, UnknownModelError
-from rsmamba_models.zoo import DecoderEntry, EncoderEntry, Entry, rs_mamba, samba, seg_lstm, segman
+from rsmamba_models.zoo import (
+    DecoderEntry,
+    EncoderEntry,
+    Entry,
+    mamba_diffusion,
+    rs_mamba,
+    samba,
+    seg_lstm,
+    segman,
+)
 from rsmamba_models.zoo.decoders import DECODERS
 from rsmamba_models.zoo.entry import classifier_entry, segmenter_entry
 
 if TYPE_CHECKING:
     from torch import nn
 
-_FAMILIES = (rs_mamba, samba, seg_lstm, segman)
+_FAMILIES = (rs_mamba, samba, seg_lstm, segman, mamba_diffusion)
 _ENTRIES: dict[str, Entry] = {e.name: e for family in _FAMILIES for e in family.ENTRIES}
 _ENCODERS: dict[str, EncoderEntry] = {e.name: e for family in _FAMILIES for e in family.ENCODERS}
 _DECODERS: dict[str, DecoderEntry] = {e.name: e for e in DECODERS}

@@ -1,7 +1,6 @@
 """``rsmamba checkpoint``: what is in a checkpoint, and bringing official ones in."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,13 +25,6 @@ _COLORS = (
     (250, 130, 40),
     (150, 100, 50),
 )
-
-
-class Weights(StrEnum):
-    """Which weights of an official file."""
-
-    model = "model"
-    ema = "ema"
 
 
 @app.callback()
@@ -72,9 +64,7 @@ def import_(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="An official .pth, .pt or .safetensors file.")
     ],
-    family: Annotated[
-        str, typer.Option(metavar="NAME", help="The paper's models: rs_mamba, samba, segman, ...")
-    ],
+    family: Annotated[str, typer.Option(metavar="NAME", help="The paper's models: rs_mamba.")],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -96,9 +86,6 @@ def import_(
     float16: Annotated[
         bool, typer.Option("--float16", help="Store half the bytes, slightly rounded.")
     ] = False,
-    weights: Annotated[
-        Weights, typer.Option(help="What official code loads, or the moving averages in the file.")
-    ] = Weights.model,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,7 +115,7 @@ def import_(
 
         from rsmamba_models import import_official, save_checkpoint
 
-        model = import_official(file, family, weights=weights.value, **arguments)
+        model = import_official(file, family, **arguments)
         meta = imported_meta(model, family, _names(classes), _names(bands), gsd, licence, file)
         try:
             meta = save_checkpoint(target, model, meta, torch.float16 if float16 else None)

@@ -81,8 +81,7 @@ def _run(
     torch.manual_seed(config.seed)
     # What a run began with may be gone by the time it is resumed; its own checkpoint is there.
     own = state is not None and config.init is not None
-    encoder = None if state is not None else config.encoder_weights
-    parts = assemble(config, listen, out / LAST if own else config.init, encoder)
+    parts = assemble(config, listen, out / LAST if own else config.init)
     run = Trainer(config, out, parts, fabric, where, listen)
     if state is not None:
         run.restore(state)
