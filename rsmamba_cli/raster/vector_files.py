@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,14 @@ import numpy.typing as npt
 import shapely
 from rasterio.crs import CRS
 
-from rsmamba_cli.errors import OutputError
+from rsmamba_cli.errors import OutputError, RsmambaError
 
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".json": "GeoJSON", ".fgb": "FlatGeobuf"}
 LAYER = "classes"
+
+
+_BATCH = 4096
+"""Features that are passed on at a time."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,12 @@ class Features:
     """Geometries with attributes.
 
     Attributes:
-        geometry: (n,) shapely objects.
+        geometry: (n,) shapely polygons or multipolygons.
         attributes: name to (n,) values: integers, floats (NaN is null) or text.
-        crs: of the coordinates, or None.
     """
 
     geometry: npt.NDArray[Any]
     attributes: Mapping[str, npt.NDArray[Any]]
-    crs: CRS | None
 
 
 def check_vector_path(path: Path) -> None:
@@ -43,7 +45,7 @@ def check_vector_path(path: Path) -> None:
     """
     ending = path.suffix.lower()
     if ending == ".parquet":
-        if importlib.util.find_spec("pyarrow") is None:
+        if not _has_pyarrow():
             raise OutputError(
                 f"{path}: GeoParquet needs pyarrow, which is not installed; run "
                 "pip install 'rsmamba[parquet]', or name a .gpkg, .geojson or .fgb file"
@@ -52,13 +54,23 @@ def check_vector_path(path: Path) -> None:
         raise OutputError(f"{path}: polygons go to .gpkg, .geojson, .fgb or .parquet")
 
 
-def write_features(path: Path, features: Features, tags: Mapping[str, str]) -> None:
+def _has_pyarrow() -> bool:
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+def write_features(
+    path: Path, batches: Iterable[Features], crs: CRS | None, tags: Mapping[str, str]
+) -> None:
     """Write a vector file and sync it.
+
+    With pyarrow installed, features go to the file as they come, and memory does not grow with
+    their number; without, GeoPackages grow batch by batch and the other formats are gathered first.
 
     Args:
         path: its ending says the format; the file must not exist.
-        features: what to write. A GeoJSON file is in WGS 84 as RFC 7946 demands, unless the
-            coordinates have no CRS.
+        batches: what to write, all with the same attributes; at least one batch, maybe empty.
+        crs: of the coordinates, or None. A GeoJSON file is in WGS 84 as RFC 7946 demands, unless
+            the coordinates have no CRS.
         tags: metadata of the layer (GeoPackage, FlatGeobuf, GeoParquet).
 
     Raises:
@@ -67,42 +79,100 @@ def write_features(path: Path, features: Features, tags: Mapping[str, str]) -> N
     check_vector_path(path)
     try:
         if path.suffix.lower() == ".parquet":
-            _write_parquet(path, features, tags)
+            _write_parquet(path, batches, crs, tags)
+        elif _has_pyarrow():
+            _write_streaming(path, batches, crs, tags)
         else:
-            _write_ogr(path, features, tags)
+            _write_gathered(path, batches, crs, tags)
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    except OutputError:
+    except (RsmambaError, KeyboardInterrupt):
         raise
     except Exception as error:  # pyogrio and pyarrow each have families of their own
         raise OutputError(f"{path}: the polygons could not be written ({error})") from error
 
 
-def _write_ogr(path: Path, features: Features, tags: Mapping[str, str]) -> None:
-    import pyogrio
-
+def _ogr_options(path: Path, crs: CRS | None, tags: Mapping[str, str]) -> dict[str, Any]:
     driver = _DRIVERS[path.suffix.lower()]
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {
+        "layer": LAYER,
+        "driver": driver,
+        "crs": None if crs is None else _crs_text(crs),
+        # Simplification may leave a region in several parts.
+        "geometry_type": "Unknown",
+    }
     if driver == "GeoJSON":
-        if features.crs is not None:
+        if crs is not None:
             options["RFC7946"] = "YES"
     elif tags:
         options["layer_metadata"] = dict(tags)
+    return options
+
+
+def _write_streaming(
+    path: Path, batches: Iterable[Features], crs: CRS | None, tags: Mapping[str, str]
+) -> None:
+    import pyarrow
+    import pyogrio
+
+    failure: list[BaseException] = []
+
+    def tables(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+        # An exception would be lost on its way through the other library.
+        try:
+            yield first
+            yield from rest
+        except BaseException as error:
+            failure.append(error)
+            raise
+
+    source = (batch for features in batches for batch in _arrow(features))
+    first = next(source)
+    reader = pyarrow.RecordBatchReader.from_batches(first.schema, tables(first, source))
+    options = _ogr_options(path, crs, tags)
     with warnings.catch_warnings():
         # Coordinates without a CRS are a documented case here, not a slip.
         warnings.filterwarnings("ignore", message=".*crs.*")
-        pyogrio.raw.write(
-            path,
-            geometry=shapely.to_wkb(features.geometry),
-            field_data=list(features.attributes.values()),
-            fields=list(features.attributes),
-            layer=LAYER,
-            driver=driver,
-            geometry_type=_geometry_type(features.geometry),
-            crs=None if features.crs is None else _crs_text(features.crs),
-            promote_to_multi=False,
-            **options,
-        )
+        try:
+            pyogrio.write_arrow(reader, path, geometry_name="geometry", **options)
+        except Exception:
+            if failure:
+                raise failure[0] from None
+            raise
+
+
+def _write_gathered(
+    path: Path, batches: Iterable[Features], crs: CRS | None, tags: Mapping[str, str]
+) -> None:
+    import pyogrio
+
+    options = _ogr_options(path, crs, tags)
+    if options["driver"] != "GPKG":
+        batches = [_joined(list(batches))]
+    append = False
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*crs.*")
+        for features in batches:
+            pyogrio.raw.write(
+                path,
+                geometry=shapely.to_wkb(features.geometry),
+                field_data=list(features.attributes.values()),
+                fields=list(features.attributes),
+                promote_to_multi=False,
+                append=append,
+                **options,
+            )
+            append = True
+
+
+def _joined(batches: list[Features]) -> Features:
+    return Features(
+        np.concatenate([b.geometry for b in batches]),
+        {
+            name: np.concatenate([b.attributes[name] for b in batches])
+            for name in batches[0].attributes
+        },
+    )
 
 
 def _crs_text(crs: CRS) -> str:
@@ -111,31 +181,51 @@ def _crs_text(crs: CRS) -> str:
     return str(crs.to_wkt()) if authority is None else ":".join(authority)
 
 
-def _geometry_type(geometry: npt.NDArray[Any]) -> str:
-    kinds = set(shapely.get_type_id(geometry).tolist())
-    return "Polygon" if kinds <= {3} else "MultiPolygon" if kinds == {6} else "Unknown"
-
-
-def _write_parquet(path: Path, features: Features, tags: Mapping[str, str]) -> None:
-    """GeoParquet 1.1 with WKB geometries."""
+def _arrow(features: Features) -> Iterator[Any]:
+    """Features as record batches, the geometry in WKB; at least one batch."""
     import pyarrow
-    from pyarrow import parquet
 
-    crs = None if features.crs is None else features.crs.to_dict(projjson=True)
-    bounds = shapely.total_bounds(features.geometry)
-    column: dict[str, Any] = {
-        "encoding": "WKB",
-        "geometry_types": sorted({g.geom_type for g in features.geometry}),
-        "crs": crs,
-    }
-    if np.isfinite(bounds).all():
-        column["bbox"] = [float(b) for b in bounds]
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     columns = {
-        name: pyarrow.array(values, from_pandas=True)
+        name: pyarrow.array(values, _arrow_type(values), from_pandas=True)
         for name, values in features.attributes.items()
     }
     columns["geometry"] = pyarrow.array(shapely.to_wkb(features.geometry), pyarrow.binary())
-    metadata = {"geo": json.dumps(geo), **tags}
-    table = pyarrow.table(columns).replace_schema_metadata(metadata)
-    parquet.write_table(table, path, compression="zstd")
+    whole = pyarrow.record_batch(columns)
+    schema = whole.schema
+    index = schema.get_field_index("geometry")
+    wkb = schema.field(index).with_metadata({"ARROW:extension:name": "geoarrow.wkb"})
+    whole = pyarrow.record_batch(list(whole.columns), schema=schema.set(index, wkb))
+    for start in range(0, max(1, whole.num_rows), _BATCH):
+        yield whole.slice(start, _BATCH)
+
+
+def _arrow_type(values: npt.NDArray[Any]) -> Any:
+    import pyarrow
+
+    return pyarrow.string() if values.dtype == object else pyarrow.from_numpy_dtype(values.dtype)
+
+
+def _write_parquet(
+    path: Path, batches: Iterable[Features], crs: CRS | None, tags: Mapping[str, str]
+) -> None:
+    """GeoParquet 1.1 with WKB geometries."""
+    from pyarrow import parquet
+
+    column = {
+        "encoding": "WKB",
+        "geometry_types": ["MultiPolygon", "Polygon"],
+        "crs": None if crs is None else crs.to_dict(projjson=True),
+    }
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    writer = None
+    try:
+        for features in batches:
+            for batch in _arrow(features):
+                plain = batch.replace_schema_metadata({"geo": json.dumps(geo), **tags})
+                if writer is None:
+                    writer = parquet.ParquetWriter(path, plain.schema, compression="zstd")
+                if plain.num_rows:
+                    writer.write_batch(plain)
+    finally:
+        if writer is not None:
+            writer.close()

@@ -7,7 +7,7 @@ Everything up to the file is in pixel coordinates, where corners are whole numbe
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import shapely
 from affine import Affine
 from rasterio.features import shapes as trace_shapes
 
-from rsmamba_cli.raster.grid import Floats, Grid
+from rsmamba_cli.raster.grid import AreaTable, Floats, Grid
+from rsmamba_cli.raster.simplify import Junctions, simplify_outlines
 from rsmamba_cli.raster.vector_files import Features, check_vector_path, write_features
 
 __all__ = ["VectorClass", "check_vector_path", "write_polygons"]
@@ -43,6 +44,7 @@ class _Open:
     value: int
     pieces: list[Any] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    top: int = 0
 
 
 def write_polygons(
@@ -64,7 +66,7 @@ def write_polygons(
             without a CRS they are what the transform says, or pixels.
         classes: which values become polygons; background and nodata are left out.
         min_area: polygons smaller than this many square metres are left out.
-        simplify: Douglas-Peucker tolerance in pixels.
+        simplify: Douglas-Peucker tolerance in pixels; borders that two polygons share stay shared.
         tags: metadata of the layer, where the format has a place for it.
         check: called between stripes; may raise to stop the work.
 
@@ -77,33 +79,35 @@ def write_polygons(
     """
     names = {c.value: c.name for c in classes}
     areas = grid.area_table()
-    kept: list[tuple[Geometries, npt.NDArray[np.int64], Floats]] = []
+    junctions = Junctions(grid.shape) if simplify > 0 else None
+    count = 0
 
-    def keep(polygons: list[Any], values: list[int]) -> None:
-        if not polygons:
-            return
-        geometry = np.array(polygons, dtype=object)
-        value = np.array(values, dtype=np.int64)
-        area = np.full(len(geometry), math.nan)
-        if areas is not None:
-            centre = shapely.get_coordinates(shapely.centroid(geometry))
-            area = shapely.area(geometry) * areas.at_points(centre[:, 1], centre[:, 0])
-            large = area >= min_area
+    def batches() -> Iterator[Features]:
+        nonlocal count
+        for polygons, values in trace(read_rows, grid.shape, tuple(names), junctions=junctions):
+            check()
+            value = np.array(values, dtype=np.int64)
+            geometry: Geometries = np.array(polygons, dtype=object)
+            area = region_areas(geometry, areas)
+            large = ~(area < min_area)
             geometry, value, area = geometry[large], value[large], area[large]
-        if simplify > 0:
-            geometry = shapely.simplify(geometry, simplify, preserve_topology=True)
-        kept.append((_to_world(geometry, grid), value, area))
+            if junctions is not None:
+                geometry = simplify_outlines(geometry, junctions, simplify)
+            count += len(geometry)
+            name = np.array([names[v] for v in value.tolist()], dtype=object)
+            attributes = {"class": value, "name": name, "area_m2": area}
+            yield Features(_to_world(geometry, grid), attributes)
 
-    for polygons, values in trace(read_rows, grid.shape, tuple(names)):
-        check()
-        keep(polygons, values)
-    geometry = np.concatenate([k[0] for k in kept]) if kept else np.array([], dtype=object)
-    value = np.concatenate([k[1] for k in kept]) if kept else np.array([], dtype=np.int64)
-    area = np.concatenate([k[2] for k in kept]) if kept else np.array([], dtype=np.float64)
-    name = np.array([names[int(v)] for v in value], dtype=object)
-    features = Features(geometry, {"class": value, "name": name, "area_m2": area}, grid.world_crs)
-    write_features(path, features, dict(tags or {}))
-    return len(geometry)
+    write_features(path, batches(), grid.world_crs, dict(tags or {}))
+    return count
+
+
+def region_areas(geometry: Geometries, areas: AreaTable | None) -> Floats:
+    """Square metres on the ellipsoid of polygons in (col, row); NaN without a CRS."""
+    if areas is None or not len(geometry):
+        return np.full(len(geometry), math.nan)
+    centre = shapely.get_coordinates(shapely.centroid(geometry))
+    return np.asarray(shapely.area(geometry) * areas.at_points(centre[:, 1], centre[:, 0]))
 
 
 def trace(
@@ -111,7 +115,8 @@ def trace(
     shape: tuple[int, int],
     values: Sequence[int],
     stripe: int = _STRIPE,
-) -> Any:
+    junctions: Junctions | None = None,
+) -> Iterator[tuple[list[Any], list[int]]]:
     """Outline the 4-connected regions of a mask, stripe by stripe.
 
     Args:
@@ -119,6 +124,7 @@ def trace(
         shape: (height, width) of the mask.
         values: mask values that become polygons.
         stripe: rows that are traced at a time; the result does not depend on it.
+        junctions: filled with those of the rows that open regions reach.
 
     Yields:
         (polygons, values) of regions that are complete: shapely polygons in (col, row), holes
@@ -139,10 +145,14 @@ def trace(
                 transform=Affine.translation(0, first),
             )
         ]
-        pieces = [_Open(value, [polygon], _spans(polygon, last)) for value, polygon in found]
+        pieces = [_Open(value, [polygon], _spans(polygon, last), first) for value, polygon in found]
         closed, pending = _join(pending, pieces, first, last == height)
+        if junctions is not None:
+            junctions.add(mask)
         polygons = [_united(region.pieces) for region in closed]
         yield polygons, [region.value for region in closed]
+        if junctions is not None:
+            junctions.forget_above(min((region.top for region in pending), default=last))
 
 
 def _join(
@@ -188,7 +198,8 @@ def _join(
             k += 1
     regions: dict[int, _Open] = {}
     for i, part in enumerate(parts):
-        region = regions.setdefault(root(i), _Open(part.value))
+        region = regions.setdefault(root(i), _Open(part.value, top=part.top))
+        region.top = min(region.top, part.top)
         region.pieces += part.pieces
         # Spans of the regions above lay on the border that was just joined.
         if i >= len(above):

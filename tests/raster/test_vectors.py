@@ -1,6 +1,7 @@
 """Polygons cover exactly the pixels of a mask, whatever the stripes, and keep their place."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pyogrio
@@ -13,9 +14,10 @@ from hypothesis.extra import numpy as hnp
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 
-from rsmamba_cli.errors import OutputError
+from rsmamba_cli.errors import Interrupted, OutputError
 from rsmamba_cli.raster import vector_files
 from rsmamba_cli.raster.grid import Gcp, Grid
+from rsmamba_cli.raster.simplify import Junctions, simplify_outlines
 from rsmamba_cli.raster.vectors import VectorClass, check_vector_path, trace, write_polygons
 
 UTM = CRS.from_epsg(32633)
@@ -189,7 +191,7 @@ def test_parquet_holds_geometry_and_crs(courtyard, tmp_path):
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(vector_files.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(vector_files, "_has_pyarrow", lambda: False)
     with pytest.raises(OutputError, match=r"rsmamba\[parquet\]"):
         check_vector_path(tmp_path / "out.parquet")
 
@@ -202,3 +204,101 @@ def test_an_unknown_ending_is_refused(courtyard, tmp_path):
 def test_a_failed_write_is_an_output_error(courtyard, tmp_path):
     with pytest.raises(OutputError):
         write(tmp_path / "nowhere" / "out.gpkg", courtyard)
+
+
+@st.composite
+def smooth_maps(draw):
+    """Masks of three classes with regions of some size."""
+    height, width = draw(st.integers(6, 30)), draw(st.integers(6, 30))
+    seed = draw(st.integers(0, 2**31))
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 3, (height // 3 + 2, width // 3 + 2)).astype(np.uint8)
+    values = coarse.repeat(3, axis=0).repeat(3, axis=1)[:height, :width].copy()
+    for _ in range(draw(st.integers(0, 20))):
+        values[rng.integers(height), rng.integers(width)] = rng.integers(0, 3)
+    return values
+
+
+def outlines(values, stripe, tolerance):
+    junctions = Junctions(values.shape)
+    found = []
+    rows = trace(lambda a, b: values[a:b], values.shape, (0, 1, 2), stripe, junctions)
+    for polygons, classes in rows:
+        found += zip(simplify_outlines(polygons, junctions, tolerance), classes, strict=True)
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(smooth_maps(), stripes, st.sampled_from([0.45, 1.0, 2.0]))
+def test_simplified_outlines_do_not_depend_on_the_stripes(values, stripe, tolerance):
+    whole = canonical(outlines(values, 1000, tolerance))
+    assert canonical(outlines(values, stripe, tolerance)) == whole
+
+
+@settings(max_examples=100, deadline=None)
+@given(smooth_maps(), stripes)
+def test_shared_borders_stay_shared(values, stripe):
+    """Below half a pixel no line can cross another, so the regions still fill the map exactly."""
+    polygons = [polygon for polygon, _ in outlines(values, stripe, 0.45)]
+    assert sum(p.area for p in polygons) == pytest.approx(values.size)
+    assert shapely.union_all(polygons).area == pytest.approx(values.size)
+
+
+def test_a_stair_between_two_classes_becomes_one_slope_for_both():
+    values = np.full((30, 30), 1, dtype=np.uint8)
+    values[np.tril_indices(30)] = 2
+    one, two = (polygon for polygon, _ in outlines(values, 7, 1.5))
+    assert shapely.get_num_coordinates(one) + shapely.get_num_coordinates(two) < 14
+    assert one.intersection(two).area == 0
+    assert one.area + two.area == pytest.approx(900)
+
+
+def test_small_islands_survive_a_large_tolerance():
+    values = np.zeros((9, 9), dtype=np.uint8)
+    values[4, 4] = 1
+    found = {value: polygon for polygon, value in outlines(values, 4, 5.0)}
+    assert found[1].area == 1
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".geojson"])
+def test_without_pyarrow_the_files_say_the_same(courtyard, tmp_path, monkeypatch, suffix):
+    write(tmp_path / f"with{suffix}", courtyard)
+    monkeypatch.setattr(vector_files, "_has_pyarrow", lambda: False)
+    write(tmp_path / f"without{suffix}", courtyard)
+    (_, a, fields), (_, b, other) = (
+        read(tmp_path / f"with{suffix}"),
+        read(tmp_path / f"without{suffix}"),
+    )
+    assert sorted(g.wkt for g in a) == sorted(g.wkt for g in b)
+    assert sorted(fields["area_m2"]) == sorted(other["area_m2"])
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".parquet"])
+def test_memory_does_not_grow_with_the_number_of_polygons(tmp_path, suffix):
+    pytest.importorskip("pyarrow")
+
+    def peak_of(height):
+        def rows(first, last):
+            r, c = np.mgrid[first:last, 0:24]
+            return ((r % 4 < 2) & (c % 4 < 2)).astype(np.uint8)
+
+        tracemalloc.start()
+        count = write_polygons(
+            tmp_path / f"{height}{suffix}", rows, Grid(height, 24, HALF_METRE, UTM), CLASSES
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return count, peak
+
+    peak_of(1024)
+    (few, low), (many, high) = peak_of(1024), peak_of(5120)
+    assert many == 5 * few
+    assert high < 1.5 * low
+
+
+def test_an_error_while_tracing_comes_through_as_it_is(courtyard, tmp_path):
+    def stop():
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        write(tmp_path / "out.gpkg", courtyard, check=stop)
