@@ -1,6 +1,7 @@
 """``rsmamba checkpoint``: what is in a checkpoint, and bringing official ones in."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,13 @@ _COLORS = (
     (250, 130, 40),
     (150, 100, 50),
 )
+
+
+class Weights(StrEnum):
+    """Which weights of an official file."""
+
+    model = "model"
+    ema = "ema"
 
 
 @app.callback()
@@ -64,7 +72,9 @@ def import_(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="An official .pth, .pt or .safetensors file.")
     ],
-    family: Annotated[str, typer.Option(metavar="NAME", help="The paper's models: rs_mamba.")],
+    family: Annotated[
+        str, typer.Option(metavar="NAME", help="The paper's models: rs_mamba, samba, segman, ...")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -86,6 +96,9 @@ def import_(
     float16: Annotated[
         bool, typer.Option("--float16", help="Store half the bytes, slightly rounded.")
     ] = False,
+    weights: Annotated[
+        Weights, typer.Option(help="What official code loads, or the moving averages in the file.")
+    ] = Weights.model,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,7 +128,7 @@ def import_(
 
         from rsmamba_models import import_official, save_checkpoint
 
-        model = import_official(file, family, **arguments)
+        model = import_official(file, family, weights=weights.value, **arguments)
         meta = imported_meta(model, family, _names(classes), _names(bands), gsd, licence, file)
         try:
             meta = save_checkpoint(target, model, meta, torch.float16 if float16 else None)

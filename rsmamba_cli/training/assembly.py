@@ -10,9 +10,10 @@ from torch import nn
 
 from rsmamba_cli.datasets import Dataset, open_dataset
 from rsmamba_cli.datasets.info import ROLES
-from rsmamba_cli.errors import CheckpointError, InputError
+from rsmamba_cli.errors import InputError
 from rsmamba_cli.events import EventHandler, Warned
 from rsmamba_cli.training.data import measure_transform
+from rsmamba_cli.training.initial import adopt_encoder, adopt_weights, load_initial
 from rsmamba_cli.training.recipe import DataPart, TrainConfig
 from rsmamba_models import (
     CheckpointMeta,
@@ -21,7 +22,6 @@ from rsmamba_models import (
     ModelsError,
     Transform,
     create_model,
-    load_checkpoint,
 )
 from rsmamba_models.registry import get_entry
 
@@ -43,7 +43,12 @@ class Parts:
     meta: CheckpointMeta
 
 
-def assemble(config: TrainConfig, on_event: EventHandler, init: Path | None = None) -> Parts:
+def assemble(
+    config: TrainConfig,
+    on_event: EventHandler,
+    init: Path | None = None,
+    encoder_weights: Path | None = None,
+) -> Parts:
     """Open the dataset and build the model that a recipe asks for.
 
     Random weights are drawn from torch's global generator, which the caller seeds.
@@ -52,6 +57,7 @@ def assemble(config: TrainConfig, on_event: EventHandler, init: Path | None = No
         config: the recipe.
         on_event: told what of ``init`` was not simply copied.
         init: a checkpoint to start from, or None.
+        encoder_weights: a file to take the encoder from, or None.
 
     Raises:
         DatasetError: the dataset is missing or wrong.
@@ -84,24 +90,14 @@ def assemble(config: TrainConfig, on_event: EventHandler, init: Path | None = No
         model = create_model(name, **arguments)
     except ModelsError as error:
         raise InputError(str(error)) from error
-    if initial:
-        for line in adopt_weights(model, initial[0], str(init)):
-            on_event(Warned(line))
+    notes = adopt_weights(model, initial[0], str(init)) if initial else []
+    if encoder_weights is not None:
+        notes += adopt_encoder(model, encoder_weights, config.encoder_weights_partial)
+    for line in notes:
+        on_event(Warned(line))
     transform = _choose_transform(config.data, dataset, initial[1] if initial else None)
     meta = _describe(config, dataset, model, transform)
     return Parts(dataset, model, transform, meta)
-
-
-def load_initial(path: Path) -> tuple[nn.Module, CheckpointMeta]:
-    """Load the checkpoint that a run starts from.
-
-    Raises:
-        CheckpointError: it does not exist or cannot be read.
-    """
-    try:
-        return load_checkpoint(path)
-    except (ModelsError, OSError) as error:
-        raise CheckpointError(str(error)) from error
 
 
 def open_for_training(data: DataPart, task: str | None) -> Dataset:
@@ -126,64 +122,6 @@ def _tasks_of(name: str) -> tuple[str, ...]:
         return get_entry(name).tasks
     except ModelsError as error:
         raise InputError(str(error)) from error
-
-
-def adopt_weights(model: nn.Module, source: nn.Module, origin: str) -> list[str]:
-    """Copy the weights of ``source`` into ``model``, which may have other bands or classes.
-
-    Tensors of the same shape are copied. Where the model takes other bands, the first convolution
-    keeps the bands both have and starts further ones at the mean of the old; where it has other
-    classes, the last layer starts anew.
-
-    Returns:
-        A line for everything that was not simply copied.
-
-    Raises:
-        CheckpointError: the two are not the same architecture.
-    """
-    old, new = source.state_dict(), model.state_dict()
-    if old.keys() != new.keys():
-        strange = sorted(old.keys() ^ new.keys())
-        raise CheckpointError(
-            f"{origin} holds another architecture ({source.architecture}); "
-            f"{len(strange)} tensors do not match, the first is {strange[0]}."
-        )
-    notes = []
-    for name, tensor in new.items():
-        given = old[name]
-        if given.shape == tensor.shape:
-            new[name] = given
-        elif _other_bands(given, tensor):
-            common = min(given.shape[1], tensor.shape[1])
-            mean = given.mean(dim=1, keepdim=True)
-            new[name] = mean.expand_as(tensor).clone()
-            new[name][:, :common] = given[:, :common]
-            notes.append(
-                f"{origin} takes {given.shape[1]} bands, this model {tensor.shape[1]}: the first "
-                f"{common} keep their weights in {name}"
-            )
-        elif given.shape[1:] == tensor.shape[1:]:
-            notes.append(
-                f"{origin} has {given.shape[0]} outputs, this model {tensor.shape[0]}: "
-                f"{name} starts anew"
-            )
-        else:
-            raise CheckpointError(
-                f"{origin} holds another size of architecture: {name} is {tuple(given.shape)}, "
-                f"here {tuple(tensor.shape)}."
-            )
-    model.load_state_dict(new)
-    return notes
-
-
-def _other_bands(given: torch.Tensor, tensor: torch.Tensor) -> bool:
-    """Whether two convolution weights differ in the number of input bands only."""
-    return (
-        given.ndim == 4
-        and given.shape[0] == tensor.shape[0]
-        and given.shape[2:] == tensor.shape[2:]
-        and given.shape[1] != tensor.shape[1]
-    )
 
 
 def _choose_transform(

@@ -23,15 +23,15 @@ def checkpoint_blocks(blocks: list[nn.Module]) -> None:
         block.forward = partial(_run, block, block.forward)
 
 
-def _run(block: nn.Module, forward: Any, *inputs: Any) -> Any:
+def _run(block: nn.Module, forward: Any, *inputs: Any, **more: Any) -> Any:
     """The forward pass of a checkpointed block."""
     if not block.training:
-        return forward(*inputs)
+        return forward(*inputs, **more)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(block)
 
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **more)
 
 
 @contextmanager

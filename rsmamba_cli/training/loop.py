@@ -81,7 +81,8 @@ def _run(
     torch.manual_seed(config.seed)
     # What a run began with may be gone by the time it is resumed; its own checkpoint is there.
     own = state is not None and config.init is not None
-    parts = assemble(config, listen, out / LAST if own else config.init)
+    encoder = None if state is not None else config.encoder_weights
+    parts = assemble(config, listen, out / LAST if own else config.init, encoder)
     run = Trainer(config, out, parts, fabric, where, listen)
     if state is not None:
         run.restore(state)

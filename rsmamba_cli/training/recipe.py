@@ -350,11 +350,15 @@ class TrainConfig(_Part):
         name: of the recipe.
         seed: of everything random.
         init: a checkpoint to start from (weights only), or None.
+        encoder_weights: a file to take the encoder's weights from, or None.
+        encoder_weights_partial: take what fits of it; otherwise all of it must.
     """
 
     name: str = "default"
     seed: int = Field(42, ge=0)
     init: Path | None = None
+    encoder_weights: Path | None = None
+    encoder_weights_partial: bool = False
     model: ModelPart = ModelPart()
     data: DataPart = DataPart()
     augment: AugmentPart = AugmentPart()

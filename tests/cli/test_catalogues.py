@@ -166,6 +166,7 @@ def test_import_does_not_overwrite(refuses, cli, official) -> None:
         (("--family", "rs_mamba", "--classes", "a,b,c"), "--classes"),
         (("--family", "rs_mamba", "--bands", "red"), "--bands"),
         (("--family", "rs_mamba", "--arg", "ssm_d_state=99"), "ssm_d_state"),
+        (("--family", "rs_mamba", "--weights", "ema"), "no averaged weights"),
         (("--family", "rs_mamba", "-o", "no/folder/w.safetensors"), "no/folder"),
     ],
 )

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsmamba_models import ImportFailedError
+from rsmamba_models import ImportFailedError, create_model, import_official
+from rsmamba_models.importers.rs_mamba import official_key
+from rsmamba_models.importers.state import read_state
 from rsmamba_models.importers.unpickle import StandIn, load_pickle
 
 WEIGHTS = {"w": torch.arange(3.0)}
@@ -90,6 +92,93 @@ class TestHelpers:
         helper = load_pickle(write({"args": argparse.Namespace(lr=0.1)}))["args"]
         assert isinstance(helper, StandIn)
         assert not vars(helper)
+
+
+def mmengine_file(framework, **entries):
+    """What mmengine's runner writes after an epoch."""
+    buffer = framework("mmengine.logging.history_buffer", "HistoryBuffer")
+    loss = buffer()
+    loss.max_length = 1_000_000
+    loss._log_history, loss._count_history = np.array([0.7, 0.3]), np.array([1, 1])
+    return {
+        "meta": {
+            "cfg": "crop_size = (512, 512)\nmodel = dict(type='EncoderDecoder')\n",
+            "dataset_meta": {"classes": ("a", "b"), "palette": [[0, 0, 0], [255, 0, 0]]},
+            "seed": np.int64(4),
+            "epoch": 0,
+            "iter": 15000,
+            "experiment_name": "samba_20240404",
+            "time": "20240404_120000",
+            "mmengine_version": "0.10.4",
+        },
+        "message_hub": {
+            "log_scalars": collections.OrderedDict({"train/loss": loss}),
+            "runtime_info": collections.OrderedDict(cfg="", iter=15000, last_lr=np.float64(0.1)),
+            "resumed_keys": collections.OrderedDict({"train/loss": True}),
+        },
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]},
+        "param_schedulers": [{"begin": 0, "end": 1500, "_global_step": 15000}],
+        **entries,
+    }
+
+
+class TestFrameworks:
+    def test_mmengine(self, write, framework):
+        path = write(mmengine_file(framework, state_dict=collections.OrderedDict(WEIGHTS)))
+        assert torch.equal(read_state(path)["w"], WEIGHTS["w"])
+
+    def test_timm(self, write):
+        args = argparse.Namespace(model="segman", lr=1e-3)
+        path = write({"epoch": 3, "arch": "x", "state_dict": WEIGHTS, "args": args, "metric": 0.5})
+        assert torch.equal(read_state(path)["w"], WEIGHTS["w"])
+
+    def test_tensors_beside_the_weights(self, write):
+        path = write({"state_dict": WEIGHTS, "best": torch.tensor(0.8), "metric": np.float64(1)})
+        assert torch.equal(read_state(path)["w"], WEIGHTS["w"])
+
+
+AVERAGE = {"w": torch.arange(3.0) / 2}
+
+
+class TestAverages:
+    @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema_state_dict", "ema"])
+    def test_they_are_for_the_asking(self, write, key):
+        path = write({"state_dict": WEIGHTS, key: AVERAGE})
+        assert torch.equal(read_state(path)["w"], WEIGHTS["w"])
+        assert torch.equal(read_state(path, "ema")["w"], AVERAGE["w"])
+
+    def test_counters_and_prefixes_come_off(self, write):
+        average = {"module.w": AVERAGE["w"], "n_averaged": torch.tensor(5)}
+        path = write({"model": WEIGHTS, "model_ema": average})
+        assert read_state(path, "ema").keys() == {"w"}
+
+    @pytest.mark.parametrize("weights", ["model", "ema"])
+    def test_mmengine_has_them_in_the_models_place(self, write, framework, weights):
+        raw = {"steps": torch.tensor(9), "module.w": WEIGHTS["w"]}
+        path = write(mmengine_file(framework, state_dict=AVERAGE, ema_state_dict=raw))
+        assert torch.equal(read_state(path, weights)["w"], AVERAGE["w"])
+
+    def test_their_absence_is_explained(self, write):
+        with pytest.raises(ImportFailedError, match=r"no averaged weights.*epoch, state_dict"):
+            read_state(write({"state_dict": WEIGHTS, "epoch": 1}), "ema")
+
+    def test_averages_alone_are_pointed_out(self, write):
+        with pytest.raises(ImportFailedError, match=r"weights='ema'"):
+            read_state(write({"state_dict_ema": WEIGHTS, "epoch": 1}))
+
+    def test_there_is_no_third_kind(self):
+        with pytest.raises(ImportFailedError, match="'model' or 'ema'"):
+            read_state(WEIGHTS, "best")
+
+    def test_the_importer_takes_them(self):
+        model = create_model("rsm_ss_nano")
+        state = {official_key(k, "conv_out_seg"): v for k, v in model.state_dict().items()}
+        state = {
+            k: v.flatten(0, 1) if k.endswith(("A_logs", "Ds")) else v for k, v in state.items()
+        }
+        average = {k: v / 2 if v.is_floating_point() else v for k, v in state.items()}
+        found = import_official({"net": state, "ema": average}, "rs_mamba", weights="ema")
+        torch.testing.assert_close(found.head.out.weight, model.head.out.weight / 2)
 
 
 class Reduce:

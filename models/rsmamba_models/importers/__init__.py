@@ -18,7 +18,11 @@ FAMILIES = ("rs_mamba", "samba", "seg_lstm", "segman", "mamba_diffusion")
 
 
 def import_official(
-    state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str], family: str, **kwargs: Any
+    state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str],
+    family: str,
+    *,
+    weights: str = "model",
+    **kwargs: Any,
 ) -> "nn.Module":
     """Build a model from an official state dict.
 
@@ -27,6 +31,8 @@ def import_official(
             wrappers (``state_dict``, ``net``, ``model``, ``module.`` prefixes), or a file that
             holds them (``.pth``, ``.pt``, ``.safetensors``); no code in the file is ever run.
         family: A name of ``FAMILIES``.
+        weights: ``model``, what the official code would load; or ``ema``, the moving averages that
+            some files hold as well (``state_dict_ema``, ``model_ema``, ``ema_state_dict``).
         **kwargs: What keys and shapes cannot tell, in the official configuration's terms (such as
             ``layer_norm_eps``); what they can tell may be given too and must then agree.
 
@@ -35,7 +41,7 @@ def import_official(
 
     Raises:
         ImportFailedError: Unknown family or argument, keys missing, left over, or of another
-            shape, or a file that cannot be read safely.
+            shape, a file that cannot be read safely, or one without averages.
         FileNotFoundError: No such file.
     """
     from rsmamba_models.importers.state import read_state
@@ -44,5 +50,5 @@ def import_official(
     if name not in FAMILIES:
         raise ImportFailedError(f"unknown family {family!r}; known: {', '.join(FAMILIES)}")
     importer = importlib.import_module(f"rsmamba_models.importers.{name}")
-    model: nn.Module = importer.build(read_state(state_dict_or_path), **kwargs)
+    model: nn.Module = importer.build(read_state(state_dict_or_path, weights), **kwargs)
     return model

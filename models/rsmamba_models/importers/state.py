@@ -13,26 +13,40 @@ from rsmamba_models.errors import ImportFailedError
 from rsmamba_models.importers.unpickle import load_pickle
 
 _WRAPPERS = ("state_dict", "net", "model", "module", "model_state_dict", "params")
+# Where training frameworks keep moving averages of the weights, and the counters beside them.
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_COUNTERS = ("steps", "n_averaged", "num_updates", "decay")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
-def read_state(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_state(
+    source: Mapping[str, Any] | str | os.PathLike[str], weights: str = "model"
+) -> dict[str, Tensor]:
     """Official keys to CPU tensors (float32 or integers), wrappers and prefixes removed.
 
+    Args:
+        source: A state dict, in wrappers or not, or a file that holds one.
+        weights: ``model``, what the official code would load from the file; or ``ema``, the moving
+            averages. mmengine has already put the averages in the model's place when it saves, so
+            for its files the two are the same.
+
     Raises:
-        ImportFailedError: Unreadable, or not a state dict.
+        ImportFailedError: Unreadable, not a state dict, or without averages.
     """
+    if weights not in ("model", "ema"):
+        raise ImportFailedError(f"weights is 'model' or 'ema', not {weights!r}")
     state: Any = source
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         state = _load_safetensors(path) if path.suffix == ".safetensors" else load_pickle(path)
-    state = _unwrap(state)
+    holder = state
+    state = _unwrap(_averages(state) if weights == "ema" else state)
     if isinstance(state, nn.Module):
         raise ImportFailedError("a state dict is wanted, not a module: pass model.state_dict()")
     if not isinstance(state, Mapping) or not state:
         raise ImportFailedError(
             f"no state dict was found: got {type(state).__name__}, wanted keys to tensors, bare "
-            f"or under one of {', '.join(_WRAPPERS)}"
+            f"or under one of {', '.join(_WRAPPERS)}{_hint(holder)}"
         )
     tensors = {str(key): _tensor(str(key), value) for key, value in state.items()}
     while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None):
@@ -147,11 +161,41 @@ def several(names: list[str], most: int = 5) -> str:
 
 def _unwrap(state: Any) -> Any:
     for _ in range(8):  # wrappers nest, but not for ever
-        if not isinstance(state, Mapping) or any(_is_array(v) for v in state.values()):
-            return state
-        inner = (state[w] for w in _WRAPPERS if isinstance(state.get(w), Mapping))
-        state = next(inner, None)
+        if not isinstance(state, Mapping):
+            break
+        inner = [state[w] for w in _WRAPPERS if isinstance(state.get(w), Mapping)]
+        if not inner:
+            return state if any(_is_array(v) for v in state.values()) else None
+        state = inner[0]
     return state
+
+
+def _averages(holder: Any) -> Any:
+    """What holds the averaged weights."""
+    if not isinstance(holder, Mapping):
+        return holder
+    if "ema_state_dict" in holder and _is_mmengine(holder):
+        return holder["state_dict"]
+    for name in _AVERAGES:
+        if isinstance(holder.get(name), Mapping):
+            return {k: v for k, v in holder[name].items() if k not in _COUNTERS}
+    held = several(sorted(map(str, holder)))
+    raise ImportFailedError(
+        f"there are no averaged weights: the file holds {held}, wanted are tensors under one of "
+        f"{', '.join(_AVERAGES)}; weights='model' takes the model's own"
+    )
+
+
+def _is_mmengine(holder: Mapping[str, Any]) -> bool:
+    meta = holder.get("meta")
+    return "message_hub" in holder or (isinstance(meta, Mapping) and "mmengine_version" in meta)
+
+
+def _hint(holder: Any) -> str:
+    there = isinstance(holder, Mapping) and any(
+        isinstance(holder.get(n), Mapping) for n in _AVERAGES
+    )
+    return "; averaged weights are there, though: weights='ema' takes them" if there else ""
 
 
 def _is_array(value: Any) -> bool:
@@ -162,12 +206,18 @@ def _tensor(key: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor | np.ndarray | np.generic):
         raise ImportFailedError(f"{key} holds a {type(value).__name__}, not a tensor")
     try:
-        tensor = torch.as_tensor(value).detach().cpu()
-    except TypeError as error:
+        tensor = torch.as_tensor(value).detach()
+        if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
+            raise ImportFailedError(
+                f"{key} is a {tensor.dtype} of layout {tensor.layout}: not read"
+            )
+        if tensor.is_meta or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ImportFailedError(
+                f"{key} of shape {tuple(tensor.shape)} has no values of its own"
+            )
+        return tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu()
+    except (TypeError, RuntimeError) as error:
         raise ImportFailedError(f"{key}: {error}") from error
-    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
-        raise ImportFailedError(f"{key} is a {tensor.dtype} of layout {tensor.layout}: not read")
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
