@@ -1,5 +1,8 @@
 """``rsmamba train``: a model for a dataset."""
 
+import pdb
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +49,19 @@ def train(
             "--out", metavar="DIR", help="Folder of the run. Default: runs/DATASET-MODEL."
         ),
     ] = None,
+    encoder_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Take the encoder from a checkpoint, ours or an official one."
+        ),
+    ] = None,
+    encoder_weights_partial: Annotated[
+        bool, typer.Option("--encoder-weights-partial", help="Take what fits of it.")
+    ] = False,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART", help="What is not to learn, such as encoder; repeatable."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder.")
     ] = False,
@@ -55,6 +71,22 @@ def train(
     devices: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="How many. Default: the recipe's.")
     ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Machines; see docs/training.md.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Fit size and schedule to this time, such as 30min."),
+    ] = None,
+    limit_steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Stop after N steps, to be resumed.")
+    ] = None,
+    overfit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Learn N tiles by heart, as a test.")
+    ] = None,
+    debugger: Annotated[
+        bool, typer.Option("--pdb", help="Open the debugger where it fails.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,9 +109,13 @@ def train(
             recipe = str(kept) if kept.is_file() else None
         if dataset is None and recipe is None:
             usage_error("name a dataset; `rsmamba datasets` lists them", "--dataset")
+        if budget is not None and resume:
+            usage_error("a resumed run keeps the schedule it began with", "--budget")
         from rsmamba_cli.training import load_recipe
         from rsmamba_cli.training import train as library
         from rsmamba_cli.training.devices import is_main_process
+        from rsmamba_cli.training.recipe import seconds_of
+        from rsmamba_cli.training.recipe_files import overfitting
 
         config = load_recipe(
             recipe,
@@ -90,12 +126,24 @@ def train(
                 "data.task": task,
                 "model.name": model,
                 "init": init,
+                "encoder_weights": encoder_weights,
+                "encoder_weights_partial": encoder_weights_partial or None,
+                "optimiser.freeze": freeze or None,
                 "loop.device": device,
                 "loop.devices": devices,
+                "loop.nodes": nodes,
+                "loop.limit_steps": limit_steps,
             },
         )
+        if overfit is not None:
+            config = overfitting(config, overfit)
         name = "-".join(filter(None, (config.data.dataset, config.model.name)))
-        result = library(config, folder or Path("runs") / name, resume, console.on_event)
+        with _post_mortem(debugger):
+            if budget is not None:
+                from rsmamba_cli.training.budget import scale_to_budget
+
+                config = scale_to_budget(config, seconds_of(budget), console.on_event)
+            result = library(config, folder or Path("runs") / name, resume, console.on_event)
 
         def show() -> None:
             console.properties(
@@ -113,6 +161,17 @@ def train(
 
         if is_main_process():
             console.result(result.to_json(), show)
+
+
+@contextmanager
+def _post_mortem(wanted: bool) -> Iterator[None]:
+    """Open the debugger on an exception, in the frame that raised it."""
+    try:
+        yield
+    except Exception:
+        if wanted:
+            pdb.post_mortem()
+        raise
 
 
 def _score(metrics: dict[str, float], monitor: str) -> str | None:

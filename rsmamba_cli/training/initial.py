@@ -166,12 +166,20 @@ def _encoder_state(path: Path, architecture: str) -> State:
         if path.suffix == ".safetensors" and _is_ours(path):
             source = load_checkpoint(path)[0]
         else:
-            source = import_official(path, family=family)
+            source = _official(path, family)
     except (ModelsError, OSError) as error:
         raise CheckpointError(f"{path} holds no encoder of {family}: {error}") from error
     # What holds an encoder alone is imported as one.
     encoder = getattr(source, "encoder", source)
     return encoder.state_dict() if isinstance(encoder, nn.Module) else {}
+
+
+def _official(path: Path, family: str) -> nn.Module:
+    """An official checkpoint, its averaged weights where it holds some."""
+    try:
+        return import_official(path, family=family, weights="ema")
+    except ModelsError:  # it has none, or it is no such file, which the next line says
+        return import_official(path, family=family)
 
 
 def _is_ours(path: Path) -> bool:

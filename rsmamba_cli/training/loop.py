@@ -125,7 +125,10 @@ def _claim(out: Path, config: TrainConfig) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / RECIPE).write_text(config.to_yaml(), encoding="utf-8")
+        # The limit is of this call; going on must not meet it again.
+        loop = config.loop.model_copy(update={"limit_steps": None})
+        text = config.model_copy(update={"loop": loop}).to_yaml()
+        (out / RECIPE).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}") from error
 

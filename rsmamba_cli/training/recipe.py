@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from rsmamba_cli.errors import InputError
+
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "": 1}
 
 _FREE_TO_CHANGE = (
@@ -33,6 +35,18 @@ def _duration(value: Any) -> Any:
     if match is None or match[2] not in _UNITS:
         raise ValueError('expected a duration such as "90s", "30min" or "2h"')
     return float(match[1]) * _UNITS[match[2]]
+
+
+def seconds_of(text: str) -> float:
+    """Read "90s", "30min" or "2h".
+
+    Raises:
+        InputError: it is no duration.
+    """
+    try:
+        return float(_duration(text))
+    except ValueError as error:
+        raise InputError(f"{text}: {error}") from error
 
 
 class _Part(BaseModel):

@@ -57,6 +57,26 @@ def load_recipe(
     return validate_config(content, f"the recipe {name}")
 
 
+def overfitting(config: TrainConfig, tiles: int) -> TrainConfig:
+    """The same recipe learning a few tiles by heart, to see whether it can learn at all.
+
+    Nothing is changed at random, and the tiles that are learnt are those that are measured.
+
+    Args:
+        config: a recipe.
+        tiles: how many training tiles.
+    """
+    content: dict[str, Any] = config.model_dump()
+    content["data"] |= {
+        "limit": tiles,
+        "val_limit": tiles,
+        "val_split": config.data.train_split,
+    }
+    content["augment"] = {"flip": 0.0, "transpose": 0.0, "swap_dates": 0.0}
+    content["data"]["demo"]["fresh"] = False
+    return validate_config(content, f"the recipe {config.name} with --overfit")
+
+
 def validate_config(content: Mapping[str, Any], what: str) -> TrainConfig:
     """Turn plain values into a TrainConfig.
 

@@ -1,13 +1,18 @@
 """``rsmamba train`` and ``rsmamba eval``, from tiles on disk to figures."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 
 from rsmamba_cli.commands.eval import parse_limit
+from rsmamba_cli.errors import CheckpointError
+from rsmamba_models import load_checkpoint
 
 TINY = (
     *("--set", "model.arguments={dims: [8, 16, 32, 64], depths: [1, 1, 1, 1], ssm_d_state: 2}"),
@@ -63,10 +68,53 @@ def test_train_then_eval_then_predict(cli_json, tiles, scene_factory, tmp_path) 
 
 def test_a_run_goes_on_with_its_own_settings(cli_json, tiles) -> None:
     words = ("train", "--dataset", "folder", "--data", tiles, "--out", "run", *TINY)
-    begun = cli_json(*words, "--set", "loop.limit_steps=1")
+    begun = cli_json(*words, "--limit-steps", "1")
     assert begun["finished"] is False
-    done = cli_json("train", "--resume", "--out", "run", "--set", "loop.limit_steps=none")
+    done = cli_json("train", "--resume", "--out", "run")
     assert (done["finished"], done["steps"]) == (True, 4)
+
+
+def test_learning_by_heart_measures_what_it_learns(cli_json, tiles) -> None:
+    words = ("train", "--dataset", "folder", "--data", tiles, "--out", "run", *TINY)
+    cli_json(*words, "--overfit", "2", "--limit-steps", "1")
+    recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
+    assert recipe["data"]["limit"] == recipe["data"]["val_limit"] == 2
+    assert recipe["data"]["val_split"] == "train"
+    assert (recipe["augment"]["flip"], recipe["augment"]["scale"]) == (0, [1, 1])
+
+
+def test_a_frozen_encoder_from_another_run(cli_json, tiles) -> None:
+    words = ("train", "--dataset", "folder", "--data", tiles, *TINY)
+    first = cli_json(*words, "--out", "first", "--limit-steps", "1")
+    again = (*words, "--out", "second", "--limit-steps", "1", "--freeze", "encoder")
+    second = cli_json(*again, "--encoder-weights", first["last"])
+    (a, _), (b, _) = (load_checkpoint(run["last"]) for run in (first, second))
+    for name, tensor in a.state_dict().items():
+        same = torch.equal(tensor, b.state_dict()[name])
+        assert same or not name.startswith("encoder"), name
+
+
+def test_the_debugger_opens_where_training_fails(cli, tiles, monkeypatch) -> None:
+    opened = []
+    monkeypatch.setattr("pdb.post_mortem", lambda: opened.append(sys.exc_info()[0]))
+    words = (
+        "train",
+        "--dataset",
+        "folder",
+        "--data",
+        tiles,
+        *TINY,
+        "--init",
+        "nothing.safetensors",
+    )
+    assert cli(*words).exit_code == 1 and not opened
+    assert cli(*words, "--pdb").exit_code == 1
+    assert opened == [CheckpointError]
+
+
+def test_a_budget_is_not_for_resumed_runs(cli) -> None:
+    result = cli("train", "--resume", "--out", "run", "--dataset", "demo", "--budget", "5min")
+    assert result.exit_code == 2 and "keeps the schedule" in result.output
 
 
 def test_training_in_words(cli, tiles) -> None:

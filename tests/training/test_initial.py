@@ -108,9 +108,10 @@ def official_encoder() -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(array) for name, array in arrays.items()}
 
 
-def test_an_official_encoder_is_taken(tmp_path: Path) -> None:
+def test_an_official_encoder_is_taken_averaged_weights_first(tmp_path: Path) -> None:
     official = official_encoder()
-    torch.save({"state_dict": official, "epoch": 299}, tmp_path / "best.pth.tar")
+    raw = {name: torch.zeros_like(tensor) for name, tensor in official.items()}
+    torch.save({"state_dict": raw, "state_dict_ema": official}, tmp_path / "best.pth.tar")
     model = create_model("segman_tiny", in_chans=4)
     notes = adopt_encoder(model, tmp_path / "best.pth.tar", partial=False)
     assert len(notes) == 1 and "takes 3 bands, this model 4" in notes[0]
