@@ -224,6 +224,16 @@ class Inference:
     simplify: Annotated[
         float, typer.Option(metavar="PX", min=0, help="Simplify polygons by so many pixels.")
     ] = 0.0
+    sieve: Annotated[
+        bool,
+        typer.Option("--sieve", help="Give regions below --min-area to their surroundings."),
+    ] = False
+    style: Annotated[
+        bool, typer.Option("--style", help="Also write a QGIS style beside the mask (.qml).")
+    ] = False
+    stac: Annotated[
+        bool, typer.Option("--stac", help="Also write a STAC item beside the mask (.json).")
+    ] = False
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -293,6 +303,9 @@ class Inference:
             polygons=self.polygons,
             min_area=self.min_area,
             simplify=self.simplify,
+            sieve=self.sieve,
+            style=self.style,
+            stac=self.stac,
             threshold=in_range("--threshold", self.threshold, 0.0, 1.0, closed=(False, False)),
             memory=self.memory,
             workers=self.workers,

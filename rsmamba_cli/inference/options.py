@@ -46,6 +46,9 @@ class PredictOptions:
         polygons: vector file to write as well (.gpkg, .geojson, .fgb, .parquet).
         min_area: polygons smaller than this many square metres are left out.
         simplify: polygons are simplified by this many pixels.
+        sieve: regions below ``min_area`` are given to what surrounds them, in the mask too.
+        style: write a QGIS style beside the mask.
+        stac: write a STAC item beside the mask.
         threshold: probability above which a two-class model says foreground.
         memory: bound on memory in bytes, or text such as "4GiB"; chooses how the work is cut.
         resume: go on with an interrupted run.
@@ -88,6 +91,9 @@ class PredictOptions:
     polygons: Path | str | None = None
     min_area: float = 0.0
     simplify: float = 0.0
+    sieve: bool = False
+    style: bool = False
+    stac: bool = False
     threshold: float | None = None
     memory: int | str = DEFAULT_MEMORY
     resume: bool = False
@@ -136,8 +142,12 @@ class PredictOptions:
             raise InputError(f"--shard is I/N with I from 1 to N; got {self.shard}")
         _at_least("--min-area", self.min_area, 0)
         _at_least("--simplify", self.simplify, 0)
-        if (self.min_area or self.simplify) and self.polygons is None:
-            raise InputError("--min-area and --simplify shape polygons; add --polygons FILE")
+        if self.sieve and not self.min_area:
+            raise InputError("--sieve needs --min-area M2: what is below it is taken out")
+        if self.min_area and self.polygons is None and not self.sieve:
+            raise InputError("--min-area shapes polygons: add --polygons FILE, or --sieve the mask")
+        if self.simplify and self.polygons is None:
+            raise InputError("--simplify shapes polygons; add --polygons FILE")
         self.memory_bytes()
 
     def with_absolute_paths(self) -> "PredictOptions":

@@ -23,8 +23,11 @@ from rsmamba_cli.raster.output import (
     read_provenance,
     write_cog,
 )
+from rsmamba_cli.raster.sieve import Sieve
 from rsmamba_cli.raster.store import Store, partial_folder
 from rsmamba_cli.raster.vectors import VectorClass, check_vector_path, write_polygons
+from rsmamba_cli.report.qgis import write_qgis_style
+from rsmamba_cli.report.stac import check_stac, moment_of, write_stac_item
 
 _RASTER_SUFFIXES = (".tif", ".tiff")
 
@@ -39,12 +42,18 @@ def output_files(output: Path | str, options: PredictOptions) -> dict[str, Path]
         "probabilities": options.probabilities,
         "uncertainty": options.uncertainty,
         "polygons": options.polygons,
+        "style": Path(output).with_suffix(".qml") if options.style else None,
+        "stac": Path(output).with_suffix(".json") if options.stac else None,
         "mask": output,
     }
     files = {role: Path(os.path.realpath(p)) for role, p in wanted.items() if p is not None}
     for role, path in files.items():
         if role == "polygons":
             check_vector_path(path)
+        elif role == "stac":
+            check_stac()
+        elif role == "style":
+            continue
         elif path.suffix.lower() not in _RASTER_SUFFIXES:
             raise OutputError(f"{path}: rasters are written as GeoTIFF; end the name with .tif")
     if len(set(files.values())) < len(files):
@@ -156,11 +165,24 @@ def write_products(
     stripes = -(-grid.height // BLOCK)
     on_event(Started("write", stripes * len(plan.layers), "stripe"))
 
+    def mask_rows(first: int, last: int) -> npt.NDArray[Any]:
+        stripe: npt.NDArray[Any] = store.read_rows("mask", first, last)[0]
+        return stripe
+
+    if prepared.options.sieve:
+        sieved = [c.value for c in meta.classes[1:]]
+        min_area = prepared.options.min_area
+        sieve = Sieve(work, mask_rows, grid, sieved, plan.nodata, min_area, check)
+        mask_rows = sieve.read_rows
+
     def rows(layer: str) -> Iterator[npt.NDArray[Any]]:
         for first in range(0, grid.height, BLOCK):
-            stripe = store.read_rows(layer, first, min(first + BLOCK, grid.height))
+            last = min(first + BLOCK, grid.height)
             if layer == "mask":
+                stripe = mask_rows(first, last)[None]
                 tally.add(stripe[0], first)
+            else:
+                stripe = store.read_rows(layer, first, last)
             yield stripe
             on_event(Progress("write"))
 
@@ -169,13 +191,26 @@ def write_products(
     if "polygons" in files:
         write_polygons(
             temporary["polygons"],
-            lambda first, last: store.read_rows("mask", first, last)[0],
+            mask_rows,
             grid,
             [VectorClass(c.value, c.name) for c in meta.classes[1:]],
             min_area=prepared.options.min_area,
             simplify=prepared.options.simplify,
             tags=provenance,
             check=check,
+        )
+    if "style" in files:
+        write_qgis_style(temporary["style"], meta.classes)
+    if "stac" in files:
+        scenes = prepared.inputs.given
+        write_stac_item(
+            temporary["stac"],
+            files,
+            grid,
+            meta,
+            plan.layers,
+            moment_of(scenes[-1].path),
+            [scene.path for scene in scenes],
         )
     check()
     # The mask appears last: where it is, everything is.

@@ -153,6 +153,12 @@ class Grid:
             return np.reshape(rows, xs.shape), np.reshape(cols, xs.shape)
         return ys.copy(), xs.copy()
 
+    def lonlat(self, rows: npt.ArrayLike, cols: npt.ArrayLike) -> tuple[Floats, Floats] | None:
+        """Longitude and latitude of pixel positions in degrees; None without a place on Earth."""
+        if self.world_crs is None:
+            return None
+        return _to_lonlat(self.world_crs, *self.pixel_to_world(rows, cols))
+
     def _transformer(self) -> Any:
         if self.gcps:
             return GCPTransformer(self.control_points())
