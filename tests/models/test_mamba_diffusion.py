@@ -251,6 +251,15 @@ def test_settings_in_force(model):
         assert not close(model(*images), one)
 
 
+def test_settings_are_checked_when_they_are_set():
+    model = tiny()
+    model.sampler = {"name": "ddpm", "steps": 5}
+    assert (model.sampler["steps"], model.sampler["starts"]) == (5, 1)
+    with pytest.raises(ArgumentsError, match="ddim or ddpm"):
+        model.sampler = {"name": "euler"}
+    assert model.sampler["name"] == "ddpm"
+
+
 def test_several_starts_are_averaged(model):
     images = pair()
     noise = torch.randn(model.noise_shape(1, 20, 28, sampler={"starts": 3}))

@@ -76,7 +76,8 @@ class MambaDiffusion(nn.Module):
 
     Attributes:
         in_chans: ``(optical, sar)``.
-        sampler: The settings in force where ``forward`` is given none.
+        task: ``multimodal``.
+        needs_target: True: ``training_forward`` wants the labels.
 
     Raises:
         ArgumentsError: Values that make no such network.
@@ -121,7 +122,7 @@ class MambaDiffusion(nn.Module):
         self.architecture = architecture
         self.in_chans = bands
         self.num_classes = num_classes
-        self.sampler = Sampler.of(sampler).settings()
+        self._sampler = Sampler.of(sampler)
         self.noise_schedule = noise_schedule
         self.bit_scale = bit_scale
         self.channels = neck_channels
@@ -217,7 +218,7 @@ class MambaDiffusion(nn.Module):
         Raises:
             ArgumentsError: Inputs that do not fit.
         """
-        settings = self._sampler(steps, sampler)
+        settings = self._changed(steps, sampler)
         features = self.features(x, x2)
         noise = self._noise(features, noise, generator, settings)
         scores = self.sample(features, noise, settings)
@@ -356,11 +357,21 @@ class MambaDiffusion(nn.Module):
             (batch, draws, C, ceil(height / 4), ceil(width / 4)): concatenate single images' noise
             along the first axis.
         """
-        draws = self._sampler(steps, sampler).draws
+        draws = self._changed(steps, sampler).draws
         return batch, draws, self.channels, math.ceil(height / 4), math.ceil(width / 4)
 
-    def _sampler(self, steps: int | None, sampler: Mapping[str, Any] | None) -> Sampler:
-        return Sampler.of(self.sampler, sampler, None if steps is None else {"steps": steps})
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The sampler's settings where ``forward`` is given none; see ``diffusion.Sampler``."""
+        return self._sampler.settings()
+
+    @sampler.setter
+    def sampler(self, settings: Mapping[str, Any]) -> None:
+        self._sampler = Sampler.of(settings)
+
+    def _changed(self, steps: int | None, sampler: Mapping[str, Any] | None) -> Sampler:
+        more = None if steps is None else {"steps": steps}
+        return Sampler.of(self.sampler, sampler, more)
 
     def _noise(
         self,
