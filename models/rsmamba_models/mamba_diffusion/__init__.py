@@ -1,7 +1,8 @@
 """Mamba-Diffusion: optical and SAR image to land cover, with a diffusion model as the decoder.
 
 Du et al., "A Mamba-Diffusion Framework for Multimodal Remote Sensing Image Semantic Segmentation",
-IEEE GRSL 21 (2024), DOI 10.1109/LGRS.2024.3476269, as its official code computes it. In the order of the paper's figure 2:
+IEEE GRSL 21 (2024), DOI 10.1109/LGRS.2024.3476269, as its official code computes it.
+In the order of the paper's figure 2:
 
 - ``blocks``: VMamba's block; a stack of them per modality and stage.
 - ``fusion``: double cross-fusion (DCF) and dual-splitting S4 (DS-S4) between the modalities.
