@@ -151,6 +151,7 @@ def test_images_that_do_not_fit_are_refused(model, shapes):
         {"sampler": {"name": "euler"}},
         {"sampler": {"steps": 0}},
         {"sampler": {"stride": 2}},
+        {"sampler": "ddpm"},
     ],
 )
 def test_arguments_that_make_no_network_are_refused(change):
@@ -360,9 +361,10 @@ def test_labels_out_of_range_are_no_label(model):
     assert not close(results[0], results[3])
 
 
-def test_labels_of_another_shape_are_refused(model):
+@pytest.mark.parametrize("shape", [(3, 20, 28), (2, 20, 27), (2, 2, 20, 28), (20, 28)])
+def test_labels_of_another_shape_are_refused(model, shape):
     with pytest.raises(ArgumentsError, match="labels"):
-        model.training_forward(*pair(2), target=torch.zeros(3, 20, 28, dtype=torch.long))
+        model.training_forward(*pair(2), target=torch.zeros(shape, dtype=torch.long))
 
 
 # Files

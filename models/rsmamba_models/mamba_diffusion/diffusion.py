@@ -70,6 +70,8 @@ class Sampler:
         Raises:
             ArgumentsError: Unknown settings, or values that make no sampler.
         """
+        if wrong := [p for p in parts if p is not None and not isinstance(p, Mapping)]:
+            raise ArgumentsError(f"a sampler is a table of settings, not {wrong[0]!r}")
         given = {key: value for part in parts for key, value in (part or {}).items()}
         if unknown := sorted(given.keys() - cls.__dataclass_fields__.keys()):
             raise ArgumentsError(

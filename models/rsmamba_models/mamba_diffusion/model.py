@@ -258,16 +258,16 @@ class MambaDiffusion(nn.Module):
             ArgumentsError: Inputs that do not fit.
         """
         features = self.features(x, x2)
-        batch = features.shape[0]
         if target.dim() == 3:
             target = target[:, None]
-        if target.dim() != 4 or target.shape[1] != 1 or target.shape[0] != batch:
+        if target.shape != (x.shape[0], 1, *x.shape[2:]):
             raise ArgumentsError(
-                f"labels are (B, H, W), not {tuple(target.shape)} for a batch of {batch}"
+                f"labels are (B, H, W), not {tuple(target.shape)} for images {tuple(x.shape)}"
             )
         if times is None:
             first, last = self.arguments["time_range"]
-            times = first + (last - first) * _draw(torch.rand, (batch,), generator, features)
+            times = _draw(torch.rand, (x.shape[0],), generator, features)
+            times = first + (last - first) * times
         if noise is None:
             noise = _draw(torch.randn, tuple(features.shape), generator, features)
         mask = F.interpolate(target.float(), features.shape[-2:], mode="nearest")[:, 0].long()
