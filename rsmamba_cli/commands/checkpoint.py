@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from rsmamba_cli.console import Console, running, size
 from rsmamba_cli.errors import CheckpointError, InputError, OutputError
 
 if TYPE_CHECKING:
-    from rsmamba_models import CheckpointMeta
+    from rsmamba_models import CheckpointMeta, InputSpec
 
 app = command_app(no_args_is_help=True)
 
@@ -87,7 +88,7 @@ def import_(
     ] = None,
     bands: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Band names in the model's order."),
+        typer.Option(metavar="A,B,...", help="Band names in the model's order; radar last."),
     ] = None,
     gsd: Annotated[
         float | None, typer.Option(metavar="M", help="Metres a pixel of its training data.")
@@ -114,7 +115,8 @@ def import_(
 ) -> None:
     """Turn official weights into a checkpoint; nothing in the file is executed.
 
-    The image normalisation is ImageNet's for three bands of 8 bits, as the official code has it.
+    The image normalisation is the official code's: ImageNet's for three bands of 8 bits, and
+    Mamba-Diffusion's own for the bands of its datasets.
     """
     with running(**out.settings()) as console:
         arguments = dict(parse_setting(text) for text in settings or ())
@@ -128,7 +130,12 @@ def import_(
 
         from rsmamba_models import import_official, save_checkpoint
 
-        model = import_official(file, family, weights=weights.value, **arguments)
+        model: Any = import_official(file, family, weights=weights.value, **arguments)
+        if not hasattr(model, "architecture"):
+            raise InputError(
+                f"{file}: holds a part of a network ({type(model).__name__}), which answers "
+                "nothing by itself; train takes encoders as --encoder-weights"
+            )
         meta = imported_meta(model, family, _names(classes), _names(bands), gsd, licence, file)
         try:
             meta = save_checkpoint(target, model, meta, torch.float16 if float16 else None)
@@ -162,7 +169,7 @@ def imported_meta(
     Raises:
         InputError: another number of names than the model has classes or bands.
     """
-    from rsmamba_models import CheckpointMeta, ClassInfo, InputSpec, Transform, model_info
+    from rsmamba_models import CheckpointMeta, ClassInfo, model_info
 
     number = max(2, model.num_classes)
     if not classes:
@@ -170,19 +177,13 @@ def imported_meta(
         classes = ("background", second, *(f"class {n}" for n in range(2, number)))[:number]
         if number > 2:
             classes = tuple(f"class {n}" for n in range(number))
-    if not bands:
-        rgb = ("red", "green", "blue")
-        bands = rgb if model.in_chans == 3 else tuple(f"b{n + 1}" for n in range(model.in_chans))
-    for what, names, wanted in (("--classes", classes, number), ("--bands", bands, model.in_chans)):
-        if len(names) != wanted:
-            raise InputError(f"{what} names {len(names)}, the model has {wanted}")
-    transform = Transform.imagenet8() if len(bands) == 3 else Transform.unit8(len(bands))
-    dates = ("t1", "t2") if model.task == "change" else ("image",)
+    if len(classes) != number:
+        raise InputError(f"--classes names {len(classes)}, the model has {number}")
     return CheckpointMeta(
         architecture=model.architecture,
         arguments=model.arguments,
         task=model.task,
-        inputs=tuple(InputSpec(name=name, bands=bands, transform=transform) for name in dates),
+        inputs=_inputs(model, family, bands),
         classes=tuple(
             ClassInfo(value=n, name=name, color=(0, 0, 0) if n == 0 else _COLORS[(n - 1) % 8])
             for n, name in enumerate(classes)
@@ -194,6 +195,37 @@ def imported_meta(
         citation=model_info(model.architecture)["paper"],
         training={"imported_from": source.name, "family": family},
     )
+
+
+def _inputs(model: Any, family: str, bands: tuple[str, ...]) -> "tuple[InputSpec, ...]":
+    """Describe the images: as the official code feeds them where it says so for these bands."""
+    from rsmamba_models import InputSpec, Transform
+    from rsmamba_models.importers import official_inputs
+
+    pair = model.task == "multimodal"
+    counts = tuple(model.in_chans) if pair else (model.in_chans,)
+    if bands and len(bands) != sum(counts):
+        raise InputError(f"--bands names {len(bands)}, the model has {sum(counts)}")
+    specs = official_inputs(model, family)
+    if specs is None:
+        names = ("optical", "sar") if pair else ("image",)
+        specs = tuple(
+            InputSpec(
+                name=name,
+                bands=("red", "green", "blue") if n == 3 else tuple(f"b{i + 1}" for i in range(n)),
+                transform=Transform.imagenet8() if n == 3 else Transform.unit8(n),
+            )
+            for name, n in zip(names, counts, strict=True)
+        )
+    if bands:
+        given = iter(bands)
+        specs = tuple(
+            spec.model_copy(update={"bands": tuple(islice(given, len(spec.bands)))})
+            for spec in specs
+        )
+    if model.task == "change":
+        specs = tuple(specs[0].model_copy(update={"name": date}) for date in ("t1", "t2"))
+    return specs
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -175,6 +175,30 @@ def test_imports_that_do_not_fit(refuses, official, words, named) -> None:
     assert list(Path().glob("*.safetensors")) == []
 
 
+def tensors(case: str) -> dict[str, torch.Tensor]:
+    """Official weights of Mamba-Diffusion, or of a part of it."""
+    state = Case("mamba_diffusion", case).state_dict()
+    return {key: torch.from_numpy(value) for key, value in state.items()}
+
+
+def test_import_of_optical_and_radar_keeps_the_official_divisors(cli_json) -> None:
+    torch.save({"state_dict": tensors("ddim_sampling_small")}, "latest.pth")
+    words = ("checkpoint", "import", "latest.pth", "--family", "mamba_diffusion")
+    data = cli_json(*words, "--bands", "r,g,b,nir,hh", "--arg", "timesteps=5")
+    optical, sar = data["inputs"]
+    assert (optical["name"], optical["bands"]) == ("optical", ["r", "g", "b", "nir"])
+    assert (sar["name"], sar["bands"]) == ("sar", ["hh"])
+    assert optical["transform"]["std"] == [171.04, 217.80, 305.58, 697.17]
+    assert (sar["transform"]["mean"], sar["transform"]["std"]) == ([54.12], [2169.97])
+    assert load_checkpoint("latest.safetensors")[0].sampler["steps"] == 5
+
+
+def test_import_of_a_part_says_what_it_is_good_for(refuses) -> None:
+    torch.save(tensors("dcf_module"), "block.pth")
+    message = refuses("checkpoint", "import", "block.pth", "--family", "mamba_diffusion")
+    assert "--encoder-weights" in message
+
+
 def test_import_of_other_weights(refuses) -> None:
     torch.save({"layer.weight": torch.zeros(3)}, "other.pth")
     refuses("checkpoint", "import", "other.pth", "--family", "rs_mamba")

@@ -14,6 +14,8 @@ from rsmamba_models.errors import ImportFailedError
 if TYPE_CHECKING:
     from torch import nn
 
+    from rsmamba_models.checkpoint_meta import InputSpec
+
 FAMILIES = ("rs_mamba", "samba", "seg_lstm", "segman", "mamba_diffusion")
 
 
@@ -46,9 +48,32 @@ def import_official(
     """
     from rsmamba_models.importers.state import read_state
 
+    importer = _importer(family)
+    model: nn.Module = importer.build(read_state(state_dict_or_path, weights), **kwargs)
+    return model
+
+
+def official_inputs(model: "nn.Module", family: str) -> "tuple[InputSpec, ...] | None":
+    """The images that the official code feeds to a model of so many bands, and how.
+
+    Args:
+        model: What ``import_official`` returned.
+        family: Its family.
+
+    Returns:
+        One an image, with the official band order, mean and divisor; None where the official code
+        has none for these bands.
+
+    Raises:
+        ImportFailedError: Unknown family.
+    """
+    find = getattr(_importer(family), "official_inputs", None)
+    found: tuple[InputSpec, ...] | None = None if find is None else find(model)
+    return found
+
+
+def _importer(family: str) -> Any:
     name = str(family).lower().replace("-", "_")
     if name not in FAMILIES:
         raise ImportFailedError(f"unknown family {family!r}; known: {', '.join(FAMILIES)}")
-    importer = importlib.import_module(f"rsmamba_models.importers.{name}")
-    model: nn.Module = importer.build(read_state(state_dict_or_path, weights), **kwargs)
-    return model
+    return importlib.import_module(f"rsmamba_models.importers.{name}")

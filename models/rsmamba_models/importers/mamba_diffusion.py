@@ -2,8 +2,7 @@
 
 Bands and their split, classes, widths, depths, states, ranks and ratios are read off the shapes.
 What they cannot tell (the diffusion's settings, groups of the norms, dropout) comes as keywords and
-is the published configuration's otherwise. The official divisors of the inputs' normalisation are
-variances though called "std"; such weights were trained with them, so keep them as they are.
+is the published configuration's otherwise.
 """
 
 import math
@@ -13,7 +12,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from rsmamba_models.checkpoint_meta import InputSpec
 from rsmamba_models.errors import ArgumentsError, ImportFailedError
+from rsmamba_models.importers.mamba_diffusion_inputs import INPUTS
 from rsmamba_models.importers.state import check_config, load_renamed, read_state, shape_of
 from rsmamba_models.mamba_diffusion.blocks import ScanSize
 from rsmamba_models.mamba_diffusion.denoiser import Denoiser, TimeEmbedding
@@ -172,6 +173,12 @@ def build(state: dict[str, Tensor], **config: Any) -> nn.Module:
     model = _made(lambda: create_model("mamba_diffusion_base", **found, **free))
     _load(model, state, official_key, _NAME)
     return model.train(mode == "train")
+
+
+def official_inputs(model: nn.Module) -> tuple[InputSpec, ...] | None:
+    """How the published configurations feed a network of these bands; None for other bands."""
+    bands: Any = model.in_chans
+    return INPUTS.get(bands)
 
 
 def load_backbone(state: Mapping[str, Any], **config: Any) -> FusionEncoder:
