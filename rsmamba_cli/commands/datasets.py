@@ -69,6 +69,7 @@ def show(
         rows = {
             "task": info.task,
             "bands": ", ".join(info.bands) or "any",
+            "bands of the radar image": ", ".join(info.sar_bands),
             "classes": ", ".join(f"{c.name} ({c.value})" for c in info.classes)
             or "decided by the data",
             "tiles (train/val/test)": _tiles(info.splits),
@@ -124,7 +125,15 @@ def check(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="segmentation|change", help="For folders that could be either."),
+        typer.Option(
+            metavar="segmentation|change|multimodal", help="For folders that could be several."
+        ),
+    ] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="t2,sar_t2", help="Folders of the images, where they are not the usual ones."
+        ),
     ] = None,
     out: Output,
 ) -> None:
@@ -132,7 +141,8 @@ def check(
     with running(**out.settings()) as console:
         from rsmamba_cli.datasets import check_dataset
 
-        report = check_dataset(name, folder, console.on_event, task=task)
+        images = None if roles is None else roles.split(",")
+        report = check_dataset(name, folder, console.on_event, task=task, roles=images)
         console.result(report.to_json(), _shown(console, report))
         if not report.ok:
             raise DatasetError(
@@ -153,10 +163,11 @@ def _shown(console: Console, report: Any) -> Callable[[], None]:
             for split, part in report.splits.items()
         ]
         title = f"{report.name} {report.root}".rstrip()
+        kinds = ", ".join(f"{image.role} {image.describe()}" for image in report.inputs)
         console.table(
             ("split", "tiles", "sizes", "classes", "problems"),
             rows,
-            title=f"{title}: {report.task}, {len(report.bands)} bands of {report.dtype}",
+            title=f"{title}: {report.task}, {kinds}",
             right=("tiles", "problems"),
         )
         lines = [*report.notes, *report.problems]

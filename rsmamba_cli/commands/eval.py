@@ -8,7 +8,7 @@ import typer
 from rsmamba_cli.commands.flags import (
     Output,
     command_app,
-    parse_bands,
+    parse_image_bands,
     spread_flags,
     usage_error,
 )
@@ -44,7 +44,17 @@ def eval_(
     ] = None,
     bands: Annotated[
         str | None,
-        typer.Option(metavar="4,3,2", help="Bands of the images, in the model's order."),
+        typer.Option(
+            metavar="4,3,2",
+            help="Bands of the images, in the model's order; 4,3,2/1 for two unlike images.",
+        ),
+    ] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="t2,sar_t2",
+            help="Folders of the images. Default: those of the training, else the usual ones.",
+        ),
     ] = None,
     tile: Annotated[
         int | None,
@@ -100,7 +110,7 @@ def eval_(
         of_map = prediction is not None or truth is not None
         if of_model == of_map:
             usage_error("give CHECKPOINT and --dataset, or --prediction and --truth")
-        used = parse_bands(bands)
+        used = parse_image_bands(bands)
         from rsmamba_cli.training import evaluate, evaluate_map
 
         if prediction is not None and truth is not None:
@@ -119,6 +129,7 @@ def eval_(
                 tile,
                 console.on_event,
                 used,
+                roles=None if roles is None else roles.split(","),
             )
         else:
             usage_error(

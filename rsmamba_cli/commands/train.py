@@ -31,7 +31,9 @@ def train(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="segmentation|change", help="For datasets that serve both."),
+        typer.Option(
+            metavar="segmentation|change|multimodal", help="For datasets that serve several."
+        ),
     ] = None,
     model: Annotated[
         str | None,

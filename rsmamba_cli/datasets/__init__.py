@@ -3,6 +3,7 @@
 from rsmamba_cli.datasets.catalogue import catalogue, get_dataset
 from rsmamba_cli.datasets.check import DatasetReport, SplitReport, check_dataset
 from rsmamba_cli.datasets.info import IGNORE, DatasetClass, DatasetInfo
+from rsmamba_cli.datasets.inputs import DatasetInput
 from rsmamba_cli.datasets.prepare import PrepareReport, prepare_dataset
 from rsmamba_cli.datasets.splits import Dataset, Sample, Split, open_dataset, open_split
 
@@ -11,6 +12,7 @@ __all__ = [
     "Dataset",
     "DatasetClass",
     "DatasetInfo",
+    "DatasetInput",
     "DatasetReport",
     "PrepareReport",
     "Sample",

@@ -36,7 +36,7 @@ _DEMO = DatasetInfo(
 _FOLDER = DatasetInfo(
     name="folder",
     title="Your own tiles in folders",
-    tasks=("segmentation", "change"),
+    tasks=("multimodal", "segmentation", "change"),
     bands=(),
     classes=(),
     ignore_index=255,
@@ -49,6 +49,9 @@ _FOLDER = DatasetInfo(
     layout=(
         "DIR/{train,val,test}/{image,label}/STEM.* for segmentation\n"
         "DIR/{train,val,test}/{t1,t2,label}/STEM.* for change\n"
+        "DIR/{train,val,test}/{image,sar,label}/STEM.* for multimodal (optical and radar)\n"
+        "(other names of the image folders: data.roles; both in one file: the folder twice, and "
+        "data.bands)\n"
         "(DIR/image/train, DIR/train + DIR/train_labels, DIR/list/train.txt are understood too)\n"
         "PNG, TIFF, GeoTIFF, JPEG or JPEG 2000; the stems of an image and its label agree\n"
         "labels: one band of 0/1, 0/255 or class numbers (255 = ignore beside class numbers)\n"
@@ -153,7 +156,102 @@ _MASSACHUSETTS_ROADS = DatasetInfo(
     notes=("Some training images are partly blank (white) where the labels go on.",),
 )
 
-_CATALOGUE = (_DEMO, _FOLDER, _WHU, _WHU_CD, _LEVIR_CD, _MASSACHUSETTS_ROADS)
+_WHU_OPT_SAR = DatasetInfo(
+    name="whu-opt-sar",
+    title="WHU-OPT-SAR land cover (Hubei; Gaofen-1 optical, Gaofen-3 radar)",
+    tasks=("multimodal",),
+    bands=("red", "green", "blue", "nir"),
+    sar_bands=("sar",),
+    stacked="cat",
+    classes=(
+        DatasetClass(10, "farmland", (139, 69, 19)),
+        DatasetClass(20, "city", (255, 0, 0)),
+        DatasetClass(30, "village", (255, 255, 0)),
+        DatasetClass(40, "water", (0, 0, 255)),
+        DatasetClass(50, "forest", (0, 255, 0)),
+        DatasetClass(60, "road", (0, 255, 255)),
+        DatasetClass(70, "others", (205, 96, 144)),
+    ),
+    ignore_index=0,
+    label_step=10,
+    gsd=5.0,
+    splits={"train": None, "val": None, "test": None},
+    tile=256,
+    licence="released by its makers for research, no licence text; cite the paper",
+    citation=(
+        "X. Li et al.: MCANet: A joint semantic segmentation framework of optical and SAR images "
+        "for land use classification. Int. J. Applied Earth Observation and Geoinformation 106, "
+        "102638, 2022"
+    ),
+    source="github.com/AmberHen/WHU-OPT-SAR-dataset (100 scenes of 5556 x 3704)",
+    layout=(
+        "DIR/{optical,sar,lbl}/STEM.tif as published, with DIR/list/{train,val,test}.txt (one name "
+        "a line; the makers' division of the dataset has train and test)\n"
+        "or DIR/cat/{train,val,test}/STEM.tif, five bands (red, green, blue, near infrared, "
+        "radar), with DIR/label/{train,val,test}/STEM.tif, as Mamba-Diffusion has it\n"
+        "or DIR/{train,val,test}/{image,sar,label}/STEM.tif\n"
+        "labels 10, 20, ..., 70, or 1 to 7; 0 is ignored"
+    ),
+    notes=(
+        "The makers' division has 80 scenes to train and 20 to test on. Mamba-Diffusion used "
+        "70 / 20 / 10 % of 29400 tiles of 256; which ones is not published.",
+    ),
+)
+
+_HUNAN = DatasetInfo(
+    name="hunan",
+    title="Hunan land cover (Sentinel-2 and Sentinel-1)",
+    tasks=("multimodal",),
+    bands=(
+        *("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A"),
+        *("B9", "B10", "B11", "B12"),
+    ),
+    sar_bands=("VV", "VH"),
+    stacked="cat1",
+    classes=(
+        DatasetClass(1, "cropland", (230, 190, 60)),
+        DatasetClass(2, "forest", (20, 110, 40)),
+        DatasetClass(3, "grassland", (130, 200, 80)),
+        DatasetClass(4, "wetland", (80, 170, 160)),
+        DatasetClass(5, "unused land", (170, 140, 110)),
+        DatasetClass(6, "water", (40, 90, 220)),
+        DatasetClass(7, "built-up area", (200, 50, 50)),
+    ),
+    ignore_index=0,
+    gsd=10.0,
+    splits={"train": 400, "val": 50, "test": 50},
+    tile=256,
+    licence="released by its makers for research, no licence text; cite the paper",
+    citation=(
+        "Y. Li et al.: DKDFN: Domain knowledge-guided deep collaborative fusion network for "
+        "multimodal unitemporal remote sensing land cover classification. ISPRS Journal of "
+        "Photogrammetry and Remote Sensing 186, 170-189, 2022"
+    ),
+    source="github.com/LauraChow/HunanMultimodalDataset",
+    layout=(
+        "DIR/cat1/{train,val,test}/STEM.tif, 15 bands (13 of Sentinel-2, then VV and VH in dB), "
+        "with DIR/lbl/{train,val,test}/STEM.tif, as Mamba-Diffusion has it\n"
+        "or DIR/{train,val,test}/{image,sar,label}/STEM.tif\n"
+        "labels 1 to 7; 0 is ignored"
+    ),
+    notes=(
+        "Mamba-Diffusion's code and the dataset's own description disagree on the classes 5 to 7 "
+        "(unused land, water, built-up area against water, bare land, others): check a tile.",
+        "The published labels hold 13 other codes; the dataset's description says how to recode "
+        "them (its classes count from 0). The terrain model is not used.",
+    ),
+)
+
+_CATALOGUE = (
+    _DEMO,
+    _FOLDER,
+    _WHU,
+    _WHU_CD,
+    _LEVIR_CD,
+    _MASSACHUSETTS_ROADS,
+    _WHU_OPT_SAR,
+    _HUNAN,
+)
 
 
 def catalogue() -> list[DatasetInfo]:

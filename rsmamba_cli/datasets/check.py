@@ -9,6 +9,7 @@ import numpy as np
 
 from rsmamba_cli.datasets.files import read_label
 from rsmamba_cli.datasets.info import IGNORE
+from rsmamba_cli.datasets.inputs import DatasetInput
 from rsmamba_cli.datasets.splits import FolderSplit, Split, open_dataset
 from rsmamba_cli.errors import DatasetError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
@@ -44,9 +45,8 @@ class DatasetReport:
     Attributes:
         name: the catalogue's name.
         root: its folder, or "" for a dataset without files.
-        task: "segmentation" or "change".
-        bands: band names.
-        dtype: of the images.
+        task: "segmentation", "change" or "multimodal".
+        inputs: what the images of a sample are.
         splits: a report a split.
         notes: how the labels were understood, and differences from the official counts.
     """
@@ -54,8 +54,7 @@ class DatasetReport:
     name: str
     root: str
     task: str
-    bands: tuple[str, ...]
-    dtype: str
+    inputs: tuple[DatasetInput, ...]
     splits: dict[str, SplitReport]
     notes: list[str] = field(default_factory=list)
 
@@ -102,9 +101,7 @@ def check_dataset(
         shown = ", ".join(str(v) for v in sorted(strange)[:8])
         notes.append(f"labels also hold {shown}: like every value but 0 they count as positive")
     place = "" if dataset.root is None else str(dataset.root)
-    return DatasetReport(
-        name, place, dataset.task, dataset.bands, dataset.dtype, reports, notes=notes
-    )
+    return DatasetReport(name, place, dataset.task, dataset.inputs, reports, notes=notes)
 
 
 def _check_split(split: Split, on_event: EventHandler) -> SplitReport:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsmamba_cli.datasets.files import Box, TileHeader
-from rsmamba_cli.datasets.info import SPLITS, DatasetClass, DatasetInfo
+from rsmamba_cli.datasets.info import INPUTS, SPLITS, DatasetClass, DatasetInfo
+from rsmamba_cli.datasets.inputs import DatasetInput
 from rsmamba_cli.datasets.splits import Sample
 from rsmamba_cli.errors import DatasetError
 
@@ -65,7 +66,7 @@ class DemoSplit:
     def header(self, index: int) -> TileHeader:
         """Size of a scene; the tiles of this dataset lie nowhere on Earth."""
         size = self.dataset.options.size
-        return TileHeader(size, size, self.dataset.bands, "uint8", None, None)
+        return TileHeader(size, size, self.dataset.info.bands, "uint8", None, None)
 
     def stem(self, index: int) -> str:
         """Name of scene ``index``."""
@@ -115,7 +116,6 @@ class DemoDataset:
     info: DatasetInfo
     task: str
     options: DemoOptions
-    dtype: str = "uint8"
     _opened: dict[str, DemoSplit] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -128,9 +128,10 @@ class DemoDataset:
         return None
 
     @property
-    def bands(self) -> tuple[str, ...]:
-        """Red, green, blue."""
-        return self.info.bands
+    def inputs(self) -> tuple[DatasetInput, ...]:
+        """8-bit red, green, blue of one date or two."""
+        bands = self.info.bands
+        return tuple(DatasetInput(name, name, bands, "uint8") for name in INPUTS[self.task])
 
     @property
     def classes(self) -> tuple[DatasetClass, ...]:

@@ -35,6 +35,7 @@ class TileHeader:
         dtype: the numpy name of the values.
         crs: as WKT, or None.
         transform: pixel to map coordinates, or None where the file has none.
+        stored: names of all bands, alpha included.
     """
 
     height: int
@@ -43,6 +44,7 @@ class TileHeader:
     dtype: str
     crs: str | None
     transform: Affine | None
+    stored: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -128,6 +130,7 @@ def read_header(path: Path) -> TileHeader:
             dtype=source.dtypes[0],
             crs=source.crs.to_wkt() if source.crs else None,
             transform=source.transform if placed else None,
+            stored=_band_names(source, list(source.indexes)),
         )
 
 
@@ -176,7 +179,9 @@ def read_image(
             valid &= ~holes.any(axis=0)
             array = np.where(holes, array.dtype.type(0), array)
         flags = {flag for enums in source.mask_flag_enums for flag in enums}
-        if MaskFlags.per_dataset in flags or MaskFlags.alpha in flags:
+        # What is called alpha may be a band of data, when it is asked for by its number.
+        data = any(source.colorinterp[b - 1] is ColorInterp.alpha for b in numbers)
+        if not data and (MaskFlags.per_dataset in flags or MaskFlags.alpha in flags):
             valid &= source.dataset_mask(window=window) > 0
     return array, None if valid.all() else valid
 

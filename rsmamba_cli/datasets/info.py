@@ -11,8 +11,16 @@ IGNORE = 255
 ROLES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("image", "label"),
     "change": ("t1", "t2", "label"),
+    "multimodal": ("image", "sar", "label"),
 }
 """Task -> the folders a split consists of; the label comes last."""
+
+INPUTS: Mapping[str, tuple[str, ...]] = {
+    "segmentation": ("image",),
+    "change": ("t1", "t2"),
+    "multimodal": ("optical", "sar"),
+}
+"""Task -> what models call the images of a sample."""
 
 SPLITS = ("train", "val", "test")
 
@@ -39,8 +47,8 @@ class DatasetInfo:
     Attributes:
         name: what ``--dataset`` takes.
         title: its full name.
-        tasks: what it can train: "segmentation", "change" or both.
-        bands: band names of the images, or () when any bands are possible.
+        tasks: what it can train, in the order in which a folder is looked at.
+        bands: band names of the (optical) images, or () when any bands are possible.
         classes: in the order of the model's outputs, or () when the data decide.
         ignore_index: label value left out of losses and metrics, or None when there is none.
         gsd: ground sample distance in metres, or None.
@@ -51,6 +59,9 @@ class DatasetInfo:
         source: where to get it, in words a user can follow.
         layout: the folders it must consist of, a line each.
         binary_any: label files mean "any value but 0 is the positive class".
+        sar_bands: band names of the radar images of a multimodal dataset.
+        stacked: folder of files that hold the bands of both, the optical ones first; "" for none.
+        label_step: label files may also hold the classes' values divided by this.
         notes: what surprises people.
     """
 
@@ -68,6 +79,9 @@ class DatasetInfo:
     source: str
     layout: str
     binary_any: bool = False
+    sar_bands: tuple[str, ...] = ()
+    stacked: str = ""
+    label_step: int | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -7,7 +7,7 @@ up or wholly unlabelled, and only its neighbours tell.
 import colorsys
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from rsmamba_cli.datasets.files import read_label
-from rsmamba_cli.datasets.info import IGNORE, Color, DatasetClass
+from rsmamba_cli.datasets.info import IGNORE, Color, DatasetClass, DatasetInfo
 from rsmamba_cli.errors import DatasetError
 
 CLASS_FILES = ("classes.json", "classes.yaml", "classes.yml")
@@ -76,6 +76,31 @@ def default_color(index: int) -> Color:
         return (0, 0, 0)
     red, green, blue = colorsys.hsv_to_rgb((0.08 + 0.618034 * (index - 1)) % 1.0, 0.75, 0.95)
     return (round(red * 255), round(green * 255), round(blue * 255))
+
+
+def official_coding(info: DatasetInfo, labels: Iterable[Path]) -> LabelCoding:
+    """The coding of a dataset of the catalogue.
+
+    Where its labels are also handed around as class numbers (``label_step``), the first label file
+    that holds more than one meaning allows tells.
+
+    Args:
+        info: an entry with classes.
+        labels: its label files.
+    """
+    ignore = () if info.ignore_index is None else (info.ignore_index,)
+    coding = LabelCoding(info.classes, ignore, info.binary_any)
+    step = info.label_step
+    if step is None:
+        return coding
+    for path in labels:
+        highest = int(read_label(path).max(initial=0))
+        if highest > 0 and highest * step <= max(c.value for c in info.classes):
+            classes = tuple(replace(c, value=c.value // step) for c in info.classes)
+            return replace(coding, classes=classes, notes=(f"labels are divided by {step}",))
+        if highest > 0:
+            break
+    return coding
 
 
 def count_values(paths: Iterable[Path]) -> dict[Path, dict[int, int]]:

@@ -8,7 +8,7 @@ Four arrangements are understood (S a split, R a role such as image, t1 or label
 * ``R/stem.*`` with ``list/S.txt`` naming the files of a split.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,22 @@ from rsmamba_cli.datasets.info import ROLES, SPLITS, DatasetInfo
 from rsmamba_cli.errors import DatasetError
 
 _ROLE_NAMES: Mapping[str, tuple[str, ...]] = {
-    "image": ("image", "images", "img", "imgs", "img_dir", "sat"),
+    "image": ("image", "images", "img", "imgs", "img_dir", "sat", "optical", "opt"),
+    "sar": ("sar", "radar", "s1"),
     "t1": ("t1", "a", "time1", "im1", "before", "pre"),
     "t2": ("t2", "b", "time2", "im2", "after", "post"),
-    "label": ("label", "labels", "mask", "masks", "map", "gt", "ann_dir", "annotations", "out"),
+    "label": (
+        "label",
+        "labels",
+        "mask",
+        "masks",
+        "map",
+        "gt",
+        "ann_dir",
+        "annotations",
+        "out",
+        "lbl",
+    ),
 }
 _SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -41,10 +53,11 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What was found: the task, and the tiles of every split there is."""
+    """What was found: the task, the folder of each image, and the tiles of every split there is."""
 
     root: Path
     task: str
+    roles: tuple[str, ...]
     splits: Mapping[str, tuple[Tile, ...]]
 
     def labels(self) -> Iterator[Path]:
@@ -52,13 +65,19 @@ class Layout:
         return (tile.label for tiles in self.splits.values() for tile in tiles)
 
 
-def find_layout(root: Path, info: DatasetInfo, task: str | None = None) -> Layout:
+def find_layout(
+    root: Path,
+    info: DatasetInfo,
+    task: str | None = None,
+    roles: Sequence[str] | None = None,
+) -> Layout:
     """Find the splits of a dataset below ``root``.
 
     Args:
         root: the dataset's folder.
         info: its catalogue entry, for the tasks it allows and the words of a refusal.
         task: look for this task's folders only; None tries the entry's tasks in turn.
+        roles: folders of the images, where they are not the usual ones.
 
     Raises:
         DatasetError: nothing there, another layout, or files that do not pair; the message says
@@ -69,15 +88,45 @@ def find_layout(root: Path, info: DatasetInfo, task: str | None = None) -> Layou
     if not root.is_dir():
         kind = "is a file, not a folder" if root.exists() else "does not exist"
         raise DatasetError(_refusal(info, f"{root} {kind}."))
-    for candidate in (task,) if task else info.tasks:
+    for candidate, images in _candidates(info, task, roles):
         splits = {}
         for split in SPLITS:
-            found = _find_split(root, candidate, split)
+            found = _find_split(root, images, split)
             if found is not None:
                 splits[split] = _pair(root, split, *found)
         if splits:
-            return Layout(root, candidate, splits)
-    raise DatasetError(_refusal(info, f"In {root} there is {describe_tree(root)}."))
+            return Layout(root, candidate, images, splits)
+    asked = f" The images were looked for in folders called {', '.join(roles)}." if roles else ""
+    raise DatasetError(_refusal(info, f"In {root} there is {describe_tree(root)}.{asked}"))
+
+
+def _candidates(
+    info: DatasetInfo, task: str | None, roles: Sequence[str] | None
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Tasks and folders of the images to look for, in this order.
+
+    Raises:
+        DatasetError: folders that fit no task, or two.
+    """
+    tasks = (task,) if task else info.tasks
+    if roles is not None:
+        tasks = tuple(t for t in tasks if len(ROLES[t]) == len(roles) + 1)
+        if len(tasks) != 1:
+            raise DatasetError(
+                f"data.roles names {len(roles)} folder(s) of images ({', '.join(roles)}), which "
+                + (
+                    f"could be for {' or '.join(tasks)}: set data.task (--task)."
+                    if tasks
+                    else f"does not fit {task or info.task}: segmentation takes one, change and "
+                    "multimodal take two."
+                )
+            )
+        yield tasks[0], tuple(roles)
+        return
+    for candidate in tasks:
+        yield candidate, ROLES[candidate][:-1]
+        if candidate == "multimodal" and info.stacked:
+            yield candidate, (info.stacked,) * 2
 
 
 def _refusal(info: DatasetInfo, found: str) -> str:
@@ -107,20 +156,20 @@ def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _find_split(
-    root: Path, task: str, split: str
+    root: Path, images: tuple[str, ...], split: str
 ) -> tuple[tuple[Path, ...], tuple[str, ...] | None] | None:
     """Find a split's folders in role order, and the stems that a list names (None: all)."""
     names = _SPLIT_NAMES[split]
-    roles = ROLES[task]
+    roles = [_ROLE_NAMES.get(role.lower(), (role.lower(),)) for role in (*images, "label")]
     folder = _child(root, names)
     if folder is not None:
-        below = [_child(folder, _ROLE_NAMES[role]) for role in roles]
+        below = [_child(folder, role) for role in roles]
         if complete := _all(below):
             return complete, None
         labels = _child(root, tuple(name + end for name in names for end in _LABEL_ENDINGS))
-        if task == "segmentation" and labels is not None:
+        if images == ("image",) and labels is not None:
             return (folder, labels), None
-    by_role = _all([_child(root, _ROLE_NAMES[role]) for role in roles])
+    by_role = _all([_child(root, role) for role in roles])
     if by_role:
         if complete := _all([_child(folder, names) for folder in by_role]):
             return complete, None

@@ -245,4 +245,4 @@ def _whole_pair(source: Path, info: DatasetInfo) -> Layout:
     sizes = {p.name: (h.width, h.height) for p in (t1, t2, label) for h in [read_header(p)]}
     if len(set(sizes.values())) != 1:
         raise DatasetError(f"{info.title}: the three rasters differ in size: {sizes}.")
-    return Layout(source, "change", {"whole": (Tile("whu", (t1, t2), label),)})
+    return Layout(source, "change", ("t1", "t2"), {"whole": (Tile("whu", (t1, t2), label),)})

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from rsmamba_cli.datasets.catalogue import get_dataset
 from rsmamba_cli.datasets.files import Box, TileHeader, read_header, read_image, read_label
 from rsmamba_cli.datasets.info import IGNORE, SPLITS, DatasetClass, DatasetInfo
-from rsmamba_cli.datasets.labels import LabelCoding, count_values, infer_coding, read_class_file
+from rsmamba_cli.datasets.inputs import Bands, DatasetInput, Nodata, describe_inputs
+from rsmamba_cli.datasets.labels import (
+    LabelCoding,
+    count_values,
+    infer_coding,
+    official_coding,
+    read_class_file,
+)
 from rsmamba_cli.datasets.layout import Layout, Tile, find_layout
 from rsmamba_cli.errors import DatasetError
 
@@ -22,7 +29,7 @@ class Sample:
     """One tile, or a part of one.
 
     Attributes:
-        images: one array (C, H, W) a date, in the file's dtype.
+        images: one array (C, H, W) for each input of the dataset, in the file's dtype.
         label: class indices (H, W), int64; 255 where unlabelled or where an image has no data.
         stem: the tile's name.
         valid: bool (H, W), False where any image has no data; None when all of it is valid.
@@ -79,17 +86,12 @@ class Dataset(Protocol):
 
     @property
     def task(self) -> str:
-        """What it trains: "segmentation" or "change"."""
+        """What it trains: "segmentation", "change" or "multimodal"."""
         ...
 
     @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the bands in use."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """The numpy name of the images' values."""
+    def inputs(self) -> tuple[DatasetInput, ...]:
+        """What each image of a sample is."""
         ...
 
     @property
@@ -163,13 +165,12 @@ class FolderSplit:
         data = self.dataset
         images = []
         valid: NDArray[np.bool_] | None = None
-        for path in tile.images:
-            array, mask = read_image(path, data.band_numbers, box, data.nodata)
-            if len(array) != len(data.bands) or array.dtype != np.dtype(data.dtype):
+        for path, wanted in zip(tile.images, data.inputs, strict=True):
+            array, mask = read_image(path, wanted.numbers, box, wanted.nodata)
+            if len(array) != len(wanted.bands) or array.dtype != np.dtype(wanted.dtype):
                 raise DatasetError(
                     f"{path} has {len(array)} bands of {array.dtype}; the dataset's first tile has "
-                    f"{len(data.bands)} of {data.dtype}. All tiles must be alike "
-                    "(data.bands chooses bands)."
+                    f"{wanted.describe()}. All tiles must be alike (data.bands chooses bands)."
                 )
             images.append(array)
             if mask is not None:
@@ -194,11 +195,8 @@ class FolderDataset:
     info: DatasetInfo
     layout: Layout
     coding: LabelCoding
-    bands: tuple[str, ...]
-    band_numbers: tuple[int, ...] | None
-    dtype: str
+    inputs: tuple[DatasetInput, ...]
     gsd: float | None
-    nodata: float | None
     licence: str
     citation: str
 
@@ -209,7 +207,7 @@ class FolderDataset:
 
     @property
     def task(self) -> str:
-        """What its folders are for: "segmentation" or "change"."""
+        """What its folders are for."""
         return self.layout.task
 
     @property
@@ -252,8 +250,9 @@ def open_dataset(
     root: Path | str | None = None,
     *,
     task: str | None = None,
-    bands: Sequence[int] | None = None,
-    nodata: float | None = None,
+    roles: Sequence[str] | None = None,
+    bands: Bands | None = None,
+    nodata: Nodata | None = None,
     expected_classes: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -262,9 +261,11 @@ def open_dataset(
     Args:
         name: an entry of the catalogue.
         root: its folder; None means `default_root`. ``demo`` needs none.
-        task: "segmentation" or "change", for datasets that could be either.
-        bands: 1-based bands to use, in order; None for all but alpha.
-        nodata: a no-data value that the image files do not declare.
+        task: "segmentation", "change" or "multimodal", for datasets that could be several.
+        roles: folders of the images, where they are not the usual ones; one folder twice, with
+            ``bands`` for each, where its files hold both images.
+        bands: 1-based bands to use, in order, of every image or of each; None for all but alpha.
+        nodata: a no-data value that the image files do not declare, of every image or of each.
         expected_classes: the number of classes of the model that is to be measured, which decides
             what label numbers can mean where the files alone do not tell.
         options: options of ``demo``, see `DemoOptions`.
@@ -274,42 +275,31 @@ def open_dataset(
     """
     info = get_dataset(name)
     if info.name == "demo":
+        if roles is not None:
+            raise DatasetError("The demo dataset is drawn: it has no folders to choose by roles.")
         from rsmamba_cli.datasets.demo import DemoDataset, DemoOptions
 
         return DemoDataset(info, task or "segmentation", DemoOptions(**dict(options or {})))
     place = Path(root) if root is not None else default_root(name)
-    layout = find_layout(place, info, task)
+    layout = find_layout(place, info, task, roles)
     content = (read_class_file(place) if info.name == "folder" else None) or {}
     if info.classes:
-        coding = LabelCoding(info.classes, binary_any=info.binary_any)
+        coding = official_coding(info, layout.labels())
     elif "coding" in content:
         coding = content["coding"]
     else:
         positive = "change" if layout.task == "change" else "foreground"
         coding = infer_coding(count_values(layout.labels()), positive, expected_classes)
     tiles = next(iter(layout.splits.values()))
-    header = read_header(tiles[0].images[0])
-    numbers = tuple(bands) if bands is not None else None
-    if numbers is not None and not all(1 <= b <= len(header.bands) for b in numbers):
-        raise DatasetError(
-            f"The images of {place} have {len(header.bands)} bands ({', '.join(header.bands)}); "
-            f"bands {list(numbers)} were asked for."
-        )
-    names = tuple(content.get("bands", header.bands))
-    if len(names) != len(header.bands):
-        raise DatasetError(
-            f"classes.json in {place} names {len(names)} bands; "
-            f"the images have {len(header.bands)}."
-        )
+    inputs = describe_inputs(
+        info, layout.task, layout.roles, tiles[0].images, bands, nodata, content.get("bands")
+    )
     return FolderDataset(
         info=info,
         layout=layout,
         coding=coding,
-        bands=names if numbers is None else tuple(names[b - 1] for b in numbers),
-        band_numbers=numbers,
-        dtype=header.dtype,
+        inputs=inputs,
         gsd=content.get("gsd", info.gsd),
-        nodata=nodata,
         licence=content.get("licence", info.licence if info.name != "folder" else ""),
         citation=content.get("citation", info.citation),
     )

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from rsmamba_cli.datasets import Dataset, open_dataset
-from rsmamba_cli.datasets.info import ROLES
 from rsmamba_cli.errors import InputError
 from rsmamba_cli.events import EventHandler, Warned
 from rsmamba_cli.training.data import measure_transform
@@ -33,13 +32,13 @@ class Parts:
     Attributes:
         dataset: what is learnt from.
         model: fresh, or with the weights of ``init``.
-        transform: normalisation of every date.
+        transforms: normalisation of each image of a sample.
         meta: what its checkpoints say, but for metrics and progress.
     """
 
     dataset: Dataset
     model: nn.Module
-    transform: Transform
+    transforms: tuple[Transform, ...]
     meta: CheckpointMeta
 
 
@@ -85,7 +84,9 @@ def assemble(
     if initial and initial[1].architecture == name:
         arguments = {**initial[1].arguments, **arguments}
     outputs = 1 if len(dataset.classes) == 2 else len(dataset.classes)
-    arguments |= {"in_chans": len(dataset.bands), "num_classes": outputs}
+    bands = [len(image.bands) for image in dataset.inputs]
+    in_chans = tuple(bands) if dataset.task == "multimodal" else bands[0]
+    arguments |= {"in_chans": in_chans, "num_classes": outputs}
     try:
         model = create_model(name, **arguments)
     except ModelsError as error:
@@ -95,9 +96,9 @@ def assemble(
         notes += adopt_encoder(model, encoder_weights, config.encoder_weights_partial)
     for line in notes:
         on_event(Warned(line))
-    transform = _choose_transform(config.data, dataset, initial[1] if initial else None)
-    meta = _describe(config, dataset, model, transform)
-    return Parts(dataset, model, transform, meta)
+    transforms = _choose_transforms(config.data, dataset, initial[1] if initial else None)
+    meta = _describe(config, dataset, model, transforms)
+    return Parts(dataset, model, transforms, meta)
 
 
 def open_for_training(data: DataPart, task: str | None) -> Dataset:
@@ -106,6 +107,7 @@ def open_for_training(data: DataPart, task: str | None) -> Dataset:
         data.dataset,
         data.root,
         task=task,
+        roles=data.roles,
         bands=data.bands,
         nodata=data.nodata,
         options=data.demo.model_dump() if data.dataset == "demo" else None,
@@ -124,34 +126,56 @@ def _tasks_of(name: str) -> tuple[str, ...]:
         raise InputError(str(error)) from error
 
 
-def _choose_transform(
+def _choose_transforms(
     data: DataPart, dataset: Dataset, initial: CheckpointMeta | None
-) -> Transform:
-    """Settle the normalisation.
+) -> tuple[Transform, ...]:
+    """Settle the normalisation of each image: one for both dates, one for each modality.
 
     Raises:
-        InputError: ``imagenet`` or ``unit`` for data that they are not for.
+        InputError: ``imagenet`` or ``unit`` for data that they are not for, dates that differ in
+            bands, or names of inputs that there are not.
     """
-    bands, eight_bit = len(dataset.bands), dataset.dtype == "uint8"
-    rgb = eight_bit and bands == 3
+    inputs = dataset.inputs
+    names = [image.name for image in inputs]
+    for setting, wanted in (("decibels", data.decibels), ("optional", data.optional)):
+        if strange := sorted(set(wanted) - set(names)):
+            raise InputError(
+                f"data.{setting} names {strange[0]}; the images of this dataset are called "
+                f"{', '.join(names)}."
+            )
+    if dataset.task == "multimodal":
+        return tuple(_choose_transform(data, dataset, (i,), initial) for i in range(len(inputs)))
+    if len({(len(image.bands), image.dtype) for image in inputs}) > 1:
+        kinds = " and ".join(image.describe() for image in inputs)
+        raise InputError(f"The two dates must be alike; they are {kinds}.")
+    return (_choose_transform(data, dataset, tuple(range(len(inputs))), initial),) * len(inputs)
+
+
+def _choose_transform(
+    data: DataPart, dataset: Dataset, images: tuple[int, ...], initial: CheckpointMeta | None
+) -> Transform:
+    """Settle the normalisation of images that share one."""
+    image = dataset.inputs[images[0]]
+    bands, eight_bit, power = len(image.bands), image.dtype == "uint8", image.name in data.decibels
+    rgb = eight_bit and bands == 3 and not power
     wanted = data.normalise
     if wanted == "auto":
-        spec = initial.inputs[0] if initial else None
-        if spec is not None and len(spec.bands) == bands and spec.dtype == dataset.dtype:
+        spec = initial.inputs[images[0]] if initial and len(initial.inputs) > images[0] else None
+        if spec is not None and len(spec.bands) == bands and spec.dtype == image.dtype:
             return spec.transform
         wanted = "imagenet" if rgb else "statistics"
     if wanted == "statistics":
-        return measure_transform(dataset.split(data.train_split), bands)
-    if not eight_bit or (wanted == "imagenet" and not rgb):
+        return measure_transform(dataset.split(data.train_split), images, power)
+    if not eight_bit or power or (wanted == "imagenet" and not rgb):
         raise InputError(
-            f"data.normalise={wanted} does not fit images of {bands} bands in {dataset.dtype}; "
+            f"data.normalise={wanted} does not fit {image.name} images of {image.describe()}; "
             "use statistics."
         )
     return Transform.imagenet8() if wanted == "imagenet" else Transform.unit8(bands)
 
 
 def _describe(
-    config: TrainConfig, dataset: Dataset, model: nn.Module, transform: Transform
+    config: TrainConfig, dataset: Dataset, model: nn.Module, transforms: tuple[Transform, ...]
 ) -> CheckpointMeta:
     """Write down everything that a checkpoint of this run says from the start."""
     outputs = config.checkpoint
@@ -162,16 +186,17 @@ def _describe(
     return CheckpointMeta(
         architecture=model.architecture,
         arguments=model.arguments,
-        task="change" if dataset.task == "change" else "segmentation",
+        task=dataset.task,
         inputs=tuple(
             InputSpec(
-                name=role,
-                bands=dataset.bands,
+                name=image.name,
+                bands=image.bands,
                 transform=transform,
-                dtype=dataset.dtype,
-                nodata=config.data.nodata,
+                dtype=image.dtype,
+                nodata=image.nodata,
+                missing="zero" if image.name in config.data.optional else "refuse",
             )
-            for role in ROLES[dataset.task][:-1]
+            for image, transform in zip(dataset.inputs, transforms, strict=True)
         ),
         classes=tuple(
             ClassInfo(value=i if plain else c.value, name=c.name, color=c.color)
@@ -186,8 +211,10 @@ def _describe(
         licence=dataset.licence if outputs.licence is None else outputs.licence,
         citation=dataset.citation if outputs.citation is None else outputs.citation,
         demo=outputs.demo,
+        sampler=getattr(model, "sampler", None),
         training={
             "dataset": config.data.dataset,
+            "roles": [image.role for image in dataset.inputs],
             "recipe": config.name,
             "recipe_sha256": config.sha256(),
             "seed": config.seed,

@@ -30,20 +30,29 @@ def orient(
     return tuple(turn(image) for image in images), turn(label)
 
 
-def shift_colors(rng: np.random.Generator, image: Image, options: AugmentPart) -> Image:
-    """Change light, spread, colour and noise of a normalised image (C, H, W), any bands."""
+def shift_colors(
+    rng: np.random.Generator, image: Image, options: AugmentPart, factor: float = 1.0
+) -> Image:
+    """Change light, spread, colour and noise of a normalised image (C, H, W), any bands.
+
+    Args:
+        rng: the sample's generator.
+        image: what is changed.
+        options: ranges.
+        factor: of all ranges.
+    """
     bands = len(image)
-    gain = 1 + rng.uniform(-1, 1) * options.contrast
-    shift = rng.uniform(-1, 1) * options.brightness
-    by_band = rng.uniform(-1, 1, bands) * options.band_shift
-    spread = rng.uniform(0, 1) * options.noise
+    gain = 1 + rng.uniform(-1, 1) * options.contrast * factor
+    shift = rng.uniform(-1, 1) * options.brightness * factor
+    by_band = rng.uniform(-1, 1, bands) * options.band_shift * factor
+    spread = rng.uniform(0, 1) * options.noise * factor
     if options.brightness or options.contrast or options.band_shift:
         mean = image.mean(axis=(1, 2), keepdims=True)
         moved = (image - mean) * gain + mean + (shift + by_band)[:, None, None]
         image = moved.astype(np.float32)
     if options.saturation:
         grey = image.mean(axis=0, keepdims=True)
-        purity = np.float32(1 + rng.uniform(-1, 1) * options.saturation)
+        purity = np.float32(1 + rng.uniform(-1, 1) * options.saturation * factor)
         image = grey + (image - grey) * purity
     if options.noise:
         image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(spread)
@@ -57,11 +66,14 @@ def augment(
 
     Args:
         rng: the sample's generator.
-        images: normalised arrays (C, S, S), one a date; each date gets its own colour change.
+        images: normalised arrays (C, S, S), one a date or modality; each gets its own colour
+            change.
         label: class indices (..., S, S).
         options: what to do.
     """
     images, label = orient(rng, images, label, options)
     if len(images) == 2 and rng.random() < options.swap_dates:
         images = (images[1], images[0])
-    return tuple(shift_colors(rng, image, options) for image in images), label
+    factors = (1.0, options.sar_colors)
+    images = tuple(shift_colors(rng, i, options, f) for i, f in zip(images, factors, strict=False))
+    return images, label

@@ -7,7 +7,7 @@ on where it stopped.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Batch:
     """A training batch.
 
     Attributes:
-        images: a float32 tensor (B, C, S, S) a date.
+        images: a float32 tensor (B, C, S, S) a date or modality.
         label: int64 (B, S, S), 255 where unlabelled.
         stems: names of the tiles.
     """
@@ -63,7 +63,7 @@ class TrainSamples(Dataset[Any]):
 
     Args:
         split: where tiles come from.
-        transform: normalisation, the same for every date.
+        transforms: normalisation of each image.
         data: crop size and mode.
         options: random changes.
         seed: of everything random.
@@ -75,15 +75,20 @@ class TrainSamples(Dataset[Any]):
     def __init__(
         self,
         split: Split,
-        transform: Transform,
+        transforms: Sequence[Transform],
         data: DataPart,
         options: AugmentPart,
         seed: int,
     ) -> None:
         self.split = split
-        self.transform = transform
+        self.transforms = tuple(transforms)
         self.data = data
-        self.options = options
+        # What is meant for two dates does not fit two modalities, and the other way round.
+        unfit = {"swap_dates": 0.0} if split.dataset.task == "multimodal" else {"sar_colors": 1.0}
+        self.options = options.model_copy(update=unfit)
+        self.optional = [
+            i for i, image in enumerate(split.dataset.inputs) if image.name in data.optional
+        ]
         self.seed = seed
         if options.photometric is not None:
             self._check_rgb()
@@ -119,6 +124,9 @@ class TrainSamples(Dataset[Any]):
             label = other[1][0]
             mask = cutmix_mask(rng, len(label)) if mix == "cutmix" else classmix_mask(rng, label)
             images, planes = paste(mask, (images, planes), other)
+        if self.optional and rng.random() < self.options.drop_input:
+            missing = int(rng.choice(self.optional))
+            images = tuple(np.zeros_like(a) if i == missing else a for i, a in enumerate(images))
         tensors = tuple(torch.from_numpy(np.ascontiguousarray(image)) for image in images)
         return tensors, torch.from_numpy(np.ascontiguousarray(planes[0])), stem
 
@@ -141,7 +149,9 @@ class TrainSamples(Dataset[Any]):
         raw = sample.images
         if options.photometric is not None:
             raw = tuple(distort(rng, i, options.photometric) if fits(i) else i for i in raw)
-        images = tuple(self.transform.apply(image) for image in raw)
+        images = tuple(
+            transform.apply(image) for transform, image in zip(self.transforms, raw, strict=True)
+        )
         valid = np.ones_like(sample.label) if sample.valid is None else sample.valid
         planes = np.stack([sample.label, valid.astype(np.int64)])
         if sample.valid is not None:
@@ -157,12 +167,12 @@ class TrainSamples(Dataset[Any]):
         Raises:
             InputError: with what to use instead.
         """
-        dataset = self.split.dataset
-        if dataset.dtype != "uint8" or len(dataset.bands) != 3:
+        inputs = self.split.dataset.inputs
+        if not any(image.dtype == "uint8" and len(image.bands) == 3 for image in inputs):
             raise InputError(
-                f"augment.photometric is for 8-bit red, green, blue, not for {len(dataset.bands)} "
-                f"bands in {dataset.dtype}. Use augment.brightness, contrast, saturation and "
-                "band_shift, and set augment.photometric=none."
+                "augment.photometric is for 8-bit red, green, blue, not for "
+                f"{' and '.join(image.describe() for image in inputs)}. Use augment.brightness, "
+                "contrast, saturation and band_shift, and set augment.photometric=none."
             )
 
 
@@ -261,24 +271,32 @@ def worker_count(wanted: int | str, on_gpu: bool) -> int:
     return min(8, max(1, (os.cpu_count() or 1) - 1)) if on_gpu else 0
 
 
-def measure_transform(split: Split, bands: int, most: int = 256) -> Transform:
+def measure_transform(
+    split: Split, images: Sequence[int], decibels: bool = False, most: int = 256
+) -> Transform:
     """Measure the mean and standard deviation of every band over a split.
 
     Args:
         split: the training split.
-        bands: number of bands.
+        images: which of a sample's images to measure together; they have the same bands.
+        decibels: the files hold power, and the model gets 10 log10 of it.
         most: measure at most so many tiles, evenly spread.
 
     Returns:
         A transform to mean 0 and deviation 1; a constant band gets deviation 1.
     """
+    bands = len(split.dataset.inputs[images[0]].bands)
+    zero, one = (0.0,) * bands, (1.0,) * bands
+    plain = Transform(offset=zero, scale=one, db=decibels, mean=zero, std=one)
     count = np.zeros(bands)
     total = np.zeros(bands)
     squares = np.zeros(bands)
     for index in np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(int)):
         sample = split.read(int(index))
-        for image in sample.images:
-            flat: NDArray[np.float64] = image.reshape(bands, -1).astype(np.float64)
+        for place in images:
+            values = sample.images[place]
+            shown = plain.apply(values) if decibels else values
+            flat: NDArray[np.float64] = shown.reshape(bands, -1).astype(np.float64)
             if sample.valid is not None:
                 flat = flat[:, sample.valid.ravel()]
             count += flat.shape[1]
@@ -286,9 +304,9 @@ def measure_transform(split: Split, bands: int, most: int = 256) -> Transform:
             squares += (flat**2).sum(axis=1)
     mean = total / np.maximum(count, 1)
     spread = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
-    return Transform(
-        offset=(0.0,) * bands,
-        scale=(1.0,) * bands,
-        mean=tuple(float(m) for m in mean),
-        std=tuple(float(s) if s > 1e-6 else 1.0 for s in spread),
+    return plain.model_copy(
+        update={
+            "mean": tuple(float(m) for m in mean),
+            "std": tuple(float(s) if s > 1e-6 else 1.0 for s in spread),
+        }
     )

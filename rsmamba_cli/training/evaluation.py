@@ -1,12 +1,14 @@
 """A checkpoint measured on a split of a dataset."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rsmamba_cli.datasets import Dataset, DatasetClass, open_dataset
 from rsmamba_cli.datasets.files import TileHeader, write_tile
+from rsmamba_cli.datasets.inputs import Bands
 from rsmamba_cli.errors import CheckpointError, DatasetError, OutputError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, Warned, ignore_events
 from rsmamba_cli.inference.device import resolve_device
@@ -27,8 +29,9 @@ def evaluate(
     batch_size: int = 4,
     tile: int | None = None,
     on_event: EventHandler = ignore_events,
-    bands: tuple[int, ...] | None = None,
+    bands: Bands | None = None,
     options: dict[str, object] | None = None,
+    roles: Sequence[str] | None = None,
 ) -> EvalResult:
     """Measure a checkpoint on a split, over whole tiles.
 
@@ -46,8 +49,11 @@ def evaluate(
         batch_size: tiles of 256 x 256 in a batch; fewer larger ones.
         tile: run in windows of this side whatever the tiles' size; None as above.
         on_event: told of every tile.
-        bands: 1-based bands of the images, in the model's order; None for all.
+        bands: 1-based bands of the images, in the model's order, of every image or of each; None
+            for all.
         options: of the ``demo`` dataset.
+        roles: folders of the images; None for those that the training on this dataset used, else
+            the usual ones.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit the dataset.
@@ -63,12 +69,15 @@ def evaluate(
     except (ModelsError, OSError) as error:
         text = str(error)
         raise CheckpointError(text if str(path) in text else f"{path}: {text}") from error
+    if roles is None and meta.training.get("dataset") == dataset == "folder":
+        roles = meta.training.get("roles")
     opened = open_dataset(
         dataset,
         data,
         task=meta.task,
+        roles=roles,
         bands=bands,
-        nodata=meta.inputs[0].nodata,
+        nodata=tuple(spec.nodata for spec in meta.inputs),
         expected_classes=len(meta.classes),
         options=options,
     )
@@ -110,17 +119,18 @@ def _check_fit(path: Path, meta: CheckpointMeta, dataset: Dataset) -> list[str]:
     Raises:
         CheckpointError: other bands, another dtype or another number of classes.
     """
-    spec = meta.inputs[0]
-    if len(spec.bands) != len(dataset.bands):
-        raise CheckpointError(
-            f"{path} takes {len(spec.bands)} bands ({', '.join(spec.bands)}); the images have "
-            f"{len(dataset.bands)} ({', '.join(dataset.bands)}). Choose with --bands."
-        )
-    if spec.dtype != dataset.dtype:
-        raise CheckpointError(
-            f"{path} was trained on {spec.dtype} images; these are {dataset.dtype}, and its "
-            "normalisation does not fit them."
-        )
+    for spec, image in zip(meta.inputs, dataset.inputs, strict=True):
+        which = f" as {spec.name}" if len(meta.inputs) > 1 else ""
+        if len(spec.bands) != len(image.bands):
+            raise CheckpointError(
+                f"{path} takes {len(spec.bands)} bands ({', '.join(spec.bands)}){which}; the "
+                f"images have {len(image.bands)} ({', '.join(image.bands)}). Choose with --bands."
+            )
+        if spec.dtype != image.dtype:
+            raise CheckpointError(
+                f"{path} was trained on {spec.dtype} images{which}; these are {image.dtype}, and "
+                "its normalisation does not fit them."
+            )
     if len(meta.classes) != len(dataset.classes):
         raise CheckpointError(
             f"{path} has {len(meta.classes)} classes "

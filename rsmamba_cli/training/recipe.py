@@ -88,14 +88,21 @@ class DataPart(_Part):
     Attributes:
         dataset: a name of the catalogue.
         root: its folder; None looks in ``$RSMAMBA_DATA`` or ``data``.
-        task: for datasets that serve both; None lets the model or the folders decide.
+        task: for datasets that serve several; None lets the model or the folders decide.
+        roles: folders of the images, where they are not the usual ones: ``[t2, sar_t2]``.
         train_split: the split that is learnt.
         val_split: the split that is measured; None trains without validation.
-        bands: 1-based bands to use; None for all but alpha.
-        nodata: a no-data value that the images do not declare.
+        bands: 1-based bands to use, of every image or (``[[4, 3, 2], [1]]``) of each; None for all
+            but alpha.
+        nodata: a no-data value that the files do not declare, of every image or (``[0, 255]``) of
+            each.
+        decibels: inputs (``[sar]``) whose files hold radar power: the model gets 10 log10 of it.
+        optional: inputs (``[sar]``) that the model learns to do without: ``augment.drop_input``
+            says how often they are missing in training, and predictions without them are allowed.
         normalise: ``imagenet`` (three 8-bit bands), ``unit`` (8-bit, mean 0.5, deviation 0.25),
             ``statistics`` (measured on the training split), or ``auto``: the transform of ``init``
-            where it fits, ``imagenet`` for 8-bit red, green, blue, else ``statistics``.
+            where it fits, ``imagenet`` for 8-bit red, green, blue, else ``statistics``. Settled for
+            each modality, together for two dates.
         crop: side of the training samples in pixels.
         crop_mode: ``random`` places; ``grid`` cuts each tile side by side, nothing left out.
         crops_per_tile: samples a tile and epoch with ``random``; ``auto``: its area in crops.
@@ -109,11 +116,14 @@ class DataPart(_Part):
 
     dataset: str = "demo"
     root: Path | None = None
-    task: Literal["segmentation", "change"] | None = None
+    task: Literal["segmentation", "change", "multimodal"] | None = None
+    roles: tuple[str, ...] | None = None
     train_split: Literal["train", "val", "test"] = "train"
     val_split: Literal["train", "val", "test"] | None = "val"
-    bands: tuple[int, ...] | None = None
-    nodata: float | None = None
+    bands: tuple[int, ...] | tuple[tuple[int, ...] | None, ...] | None = None
+    nodata: float | tuple[float | None, ...] | None = None
+    decibels: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     normalise: Literal["auto", "imagenet", "unit", "statistics"] = "auto"
     crop: int = Field(256, ge=32)
     crop_mode: Literal["random", "grid"] = "random"
@@ -157,7 +167,7 @@ class AugmentPart(_Part):
         flip_axes: ``horizontal`` allows no other.
         transpose: probability of exchanging rows and columns. With ``flip`` 0.75 and ``transpose``
             0.5 all eight symmetries of the square are equally likely.
-        swap_dates: probability of exchanging the two dates of a change sample.
+        swap_dates: probability of exchanging the two dates of a change sample; no modalities.
         scale: the range of random zoom, (1, 1) for none.
         scale_law: the zoom is drawn evenly (``uniform``) or its logarithm is (``log``).
         base_size: (long, short) side that a tile is thought resized to before it is zoomed; None
@@ -169,6 +179,8 @@ class AugmentPart(_Part):
         saturation: largest relative change of the bands' distance from their mean, any bands.
         band_shift: largest further shift of each band alone, in standard deviations.
         noise: largest standard deviation of added white noise, in standard deviations.
+        sar_colors: factor of the last five for the second of two modalities.
+        drop_input: probability that one of the inputs of ``data.optional`` is missing.
         photometric: distortion of 8-bit RGB; None for none, {} for the usual ranges.
         mix: ``cutmix`` or ``classmix`` pastes a part of another sample, labels included.
         mix_probability: how often.
@@ -187,6 +199,8 @@ class AugmentPart(_Part):
     saturation: float = Field(0.0, ge=0, le=1)
     band_shift: float = Field(0.0, ge=0)
     noise: float = Field(0.0, ge=0)
+    sar_colors: float = Field(1.0, ge=0)
+    drop_input: float = Field(0.25, ge=0, lt=1)
     photometric: PhotometricPart | None = None
     mix: Literal["none", "cutmix", "classmix"] = "none"
     mix_probability: float = Field(0.5, ge=0, le=1)

@@ -50,7 +50,7 @@ class Trainer:
         noise = np.random.SeedSequence((config.seed, fabric.global_rank))
         torch.manual_seed(int(noise.generate_state(1)[0]))
         split = parts.dataset.split(config.data.train_split)
-        samples = TrainSamples(split, parts.transform, config.data, config.augment, config.seed)
+        samples = TrainSamples(split, parts.transforms, config.data, config.augment, config.seed)
         self.stream = BatchStream(
             samples, config.data, config.seed, fabric.global_rank, fabric.world_size
         )

@@ -11,13 +11,14 @@ from torch import nn
 from rsmamba_cli.datasets import IGNORE, Sample, Split
 from rsmamba_cli.inference.normalise import normalise
 from rsmamba_cli.inference.predictor import Predictor
+from rsmamba_cli.inference.sampler import Place
 from rsmamba_cli.raster.blend import axis_blend, axis_stride
 from rsmamba_cli.training.metrics import Counts, confusion_of, empty_confusion
 from rsmamba_models import CheckpointMeta
 
 Floats = NDArray[np.float32]
-Forward = Callable[[tuple[Floats, ...]], Floats]
-"""Normalised arrays (N, C, H, W), one a date -> probabilities (N, K, H, W)."""
+Forward = Callable[[tuple[Floats, ...], Sequence[Place]], Floats]
+"""Normalised arrays (N, C, H, W), one an input, and places -> probabilities (N, K, H, W)."""
 
 WHOLE_LIMIT = 2048
 """Tiles with a longer side are run in windows: activations grow with the area."""
@@ -38,7 +39,11 @@ def model_inputs(sample: Sample, meta: CheckpointMeta) -> tuple[Floats, ...]:
 
 
 def in_windows(
-    forward: Forward, images: tuple[Floats, ...], tile: int, meta: CheckpointMeta
+    forward: Forward,
+    images: tuple[Floats, ...],
+    tile: int,
+    meta: CheckpointMeta,
+    place: Place = (),
 ) -> Floats:
     """Run a tile in overlapping windows and blend them, as ``predict`` does with scenes.
 
@@ -47,6 +52,7 @@ def in_windows(
         images: normalised arrays (C, H, W), one a date.
         tile: side of the windows.
         meta: says how much neighbouring windows overlap.
+        place: of the tile; window row and column are added to it.
 
     Returns:
         Probabilities (K, H, W).
@@ -59,7 +65,7 @@ def in_windows(
     for i, top in enumerate(rows.starts):
         for j, left in enumerate(columns.starts):
             part = tuple(a[None, :, top : top + tile, left : left + tile] for a in images)
-            found = forward(tuple(np.ascontiguousarray(a) for a in part))[0]
+            found = forward(tuple(np.ascontiguousarray(a) for a in part), [(*place, i, j)])[0]
             if out is None:
                 out = np.zeros((len(found), height, width), np.float32)
             r, c = slice(rows.low[i], rows.high[i]), slice(columns.low[j], columns.high[j])
@@ -151,7 +157,8 @@ def run_split(
         if waiting:
             dates = len(waiting[0][2])
             stacked = tuple(np.stack([w[2][date] for w in waiting]) for date in range(dates))
-            found = Predictor(model, meta, device, batch_size=len(waiting))(stacked)
+            places = [(w[0],) for w in waiting]
+            found = Predictor(model, meta, device, batch_size=len(waiting))(stacked, places)
             for (index, sample, _), probability in zip(waiting, found, strict=True):
                 yield index, sample, probability
             waiting.clear()
@@ -162,7 +169,8 @@ def run_split(
         height, width = sample.label.shape
         if tile is not None or max(height, width) > WHOLE_LIMIT:
             yield from flush()
-            found = in_windows(Predictor(model, meta, device), images, tile or meta.tile, meta)
+            forward = Predictor(model, meta, device)
+            found = in_windows(forward, images, tile or meta.tile, meta, (index,))
             yield index, sample, found
             continue
         room = max(1, batch_size * _UNIT // (height * width))

@@ -102,7 +102,7 @@ def test_windows_of_a_pixelwise_model_equal_one_pass() -> None:
     class Meta:
         overlap = 0.25
 
-    def pixelwise(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+    def pixelwise(arrays: tuple[np.ndarray, ...], places: object = ()) -> np.ndarray:
         p = 1 / (1 + np.exp(-arrays[0][:, :1]))
         return np.concatenate([1 - p, p], axis=1)
 

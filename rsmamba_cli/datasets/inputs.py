@@ -1,0 +1,137 @@
+"""What each image of a sample is: its name for the model, its folder, its bands and their type."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsmamba_cli.datasets.files import TileHeader, read_header
+from rsmamba_cli.datasets.info import INPUTS, DatasetInfo
+from rsmamba_cli.errors import DatasetError
+
+Bands = Sequence[int] | Sequence[Sequence[int] | None]
+"""1-based numbers for every image, or one such list (None: all) for each."""
+
+Nodata = float | Sequence[float | None]
+"""A value for every image, or one (None: none) for each."""
+
+Names = Sequence[str] | Sequence[Sequence[str]]
+"""Names of bands of every image, or one such list for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInput:
+    """One image of every sample of a dataset.
+
+    Attributes:
+        name: what the model calls it: "image"; "t1", "t2"; "optical", "sar".
+        role: the folder that it lies in.
+        bands: names of the bands in use.
+        dtype: the numpy name of the values.
+        numbers: 1-based numbers of the bands in the files; None for all but alpha.
+        nodata: a no-data value that the files do not declare, or None.
+    """
+
+    name: str
+    role: str
+    bands: tuple[str, ...]
+    dtype: str
+    numbers: tuple[int, ...] | None = None
+    nodata: float | None = None
+
+    def describe(self) -> str:
+        """Bands and type in words."""
+        count = len(self.bands)
+        return f"{count} band{'s' * (count != 1)} of {self.dtype}"
+
+
+def describe_inputs(
+    info: DatasetInfo,
+    task: str,
+    roles: Sequence[str],
+    files: Sequence[Path],
+    bands: Bands | None = None,
+    nodata: Nodata | None = None,
+    names: Names | None = None,
+) -> tuple[DatasetInput, ...]:
+    """Describe the images of a dataset by those of its first sample.
+
+    Args:
+        info: the catalogue's entry; names the bands where it knows as many as there are.
+        task: of the dataset.
+        roles: folder of each image.
+        files: of the first sample.
+        bands: those to use; None for all but alpha.
+        nodata: what the files do not declare.
+        names: of the bands, as the user's class file says.
+
+    Raises:
+        DatasetError: bands or names that do not fit the files, or one folder for two images
+            without saying which bands are whose.
+    """
+    count = len(files)
+    official = (info.bands, info.sar_bands) if task == "multimodal" else (info.bands,) * count
+    numbers = _bands_of_each(bands, count)
+    if count == 2 and files[0] == files[1] and bands is None:
+        first, second = map(len, official)
+        if not (first and second):
+            raise DatasetError(
+                f"Both images are read from {files[0].parent}: say which bands are whose, such as "
+                "data.bands=[[1,2,3,4],[5]]."
+            )
+        numbers = [tuple(range(1, first + 1)), tuple(range(first + 1, first + second + 1))]
+    values = [nodata] * count if nodata is None or isinstance(nodata, int | float) else [*nodata]
+    _check_count("data.nodata", values, count)
+    given: list[Sequence[str] | None] = [None] * count
+    if names is not None:
+        given = [[str(n) for n in part] for part in names if not isinstance(part, str)]
+        given = given or [[str(name) for name in names]] * count
+        _check_count("bands in the class file", given, count)
+    inputs = []
+    for i, (name, role, path) in enumerate(zip(INPUTS[task], roles, files, strict=True)):
+        header = read_header(path)
+        used = numbers[i]
+        if used is None and len(header.bands) < len(official[i]) == len(header.stored):
+            # Files of red, green, blue, near infrared are often written as if the last were alpha.
+            used = tuple(range(1, len(header.stored) + 1))
+        bands_in_use = _names(path, header, used, given[i], official[i])
+        inputs.append(DatasetInput(name, role, bands_in_use, header.dtype, used, values[i]))
+    return tuple(inputs)
+
+
+def _bands_of_each(bands: Bands | None, count: int) -> list[tuple[int, ...] | None]:
+    """The bands to use of each image."""
+    if bands is None:
+        return [None] * count
+    flat = tuple(part for part in bands if isinstance(part, int))
+    if flat:
+        return [flat] * count
+    lists = [None if part is None else tuple(part) for part in bands if not isinstance(part, int)]
+    _check_count("data.bands", lists, count)
+    return lists
+
+
+def _check_count(what: str, values: Sequence[object], count: int) -> None:
+    if len(values) != count:
+        raise DatasetError(f"{what} is given for {len(values)} images; a sample has {count}.")
+
+
+def _names(
+    path: Path,
+    header: TileHeader,
+    numbers: tuple[int, ...] | None,
+    given: Sequence[str] | None,
+    official: Sequence[str],
+) -> tuple[str, ...]:
+    """Names of the bands in use: the user's, the catalogue's, or the file's."""
+    own = header.bands if numbers is None else header.stored
+    wanted = numbers or tuple(range(1, len(own) + 1))
+    if not all(1 <= b <= len(own) for b in wanted):
+        raise DatasetError(
+            f"{path} has {len(own)} bands ({', '.join(own)}); bands {list(wanted)} were asked for."
+        )
+    if given is not None and len(given) not in (len(own), len(wanted)):
+        raise DatasetError(
+            f"The class file beside the splits names {len(given)} bands; {path} has {len(own)}."
+        )
+    names = next(n for n in (given, official, own) if n and len(n) in (len(own), len(wanted)))
+    return tuple(names[b - 1] for b in wanted) if len(names) == len(own) else tuple(names)
