@@ -50,12 +50,12 @@ def test_what_is_pasted_brings_all_its_planes() -> None:
 
 def samples(root: Path, **options: object) -> TrainSamples:
     dataset = open_dataset("folder", root, task="segmentation")
-    bands = len(dataset.bands)
+    bands = len(dataset.inputs[0].bands)
     plain = Transform(
         offset=(0.0,) * bands, scale=(1.0,) * bands, mean=(0.0,) * bands, std=(1.0,) * bands
     )
     data = DataPart(dataset="folder", root=root, crop=32)
-    return TrainSamples(dataset.split("train"), plain, data, AugmentPart(**options), seed=1)
+    return TrainSamples(dataset.split("train"), [plain], data, AugmentPart(**options), seed=1)
 
 
 @pytest.mark.parametrize("mix", ["cutmix", "classmix"])
@@ -80,5 +80,5 @@ def test_mixing_follows_seed_epoch_and_place(landcover: Path, mix: str) -> None:
 
 
 def test_photometric_distortion_is_refused_for_anything_but_rgb(landcover: Path) -> None:
-    with pytest.raises(InputError, match=r"5 bands in uint16.*augment\.brightness"):
+    with pytest.raises(InputError, match=r"5 bands of uint16.*augment\.brightness"):
         samples(landcover, photometric={})
