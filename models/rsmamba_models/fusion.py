@@ -45,6 +45,12 @@ class EarlyFusion(nn.Module):
         self.size_multiple = int(network.size_multiple)
         self.arguments: dict[str, Any] = {**network.arguments, "in_chans": list(in_chans)}
 
+    @property
+    def encoder(self) -> nn.Module:
+        """That of the network."""
+        encoder: nn.Module = self.network.encoder
+        return encoder
+
     def forward(self, *images: Tensor) -> Tensor:
         """(B, in_chans[i], H, W) of each image -> logits (B, num_classes, H, W)."""
         logits: Tensor = self.network(self._stacked(images))

@@ -39,6 +39,11 @@ def test_both_images_are_learnt_from(model):
     assert all(image.grad.abs().sum() > 0 for image in images)
 
 
+def test_the_encoder_is_the_network_s(model):
+    assert model.encoder is model.network.encoder
+    assert not any(name.startswith("encoder.") for name in model.state_dict())
+
+
 @pytest.mark.parametrize("wrong", [5, (5,), (4, 0), (4, 1.0), (1, 2, 3)])
 def test_bands_that_are_no_pair_are_refused(wrong):
     with pytest.raises(ArgumentsError, match="in_chans"):
