@@ -64,7 +64,8 @@ def load_layer_case(name):
         tap(mixer.scan, seen, "ssm_out")
     with torch.inference_mode():
         out = layer(case.inputs["x"])
-    sin, cos = seen.pop("rotation")
+    cos, sin = seen.pop("rotation")
+    sin = torch.stack([-sin[..., ::2], sin[..., 1::2]], -1).flatten(-2)  # ours are signed
     seen = {name: channels_first(x) for name, x in seen.items()}
     if "ssm_out" in seen:
         seen["ssm_out"] = seen["ssm_out"].flatten(2)

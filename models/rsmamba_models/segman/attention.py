@@ -10,7 +10,7 @@ from rsmamba_models.layers import BatchNorm2d, DepthwiseConv, SelectiveScan2d
 from rsmamba_models.ops.neighborhood import neighborhood_attention
 
 Rotation = tuple[Tensor, Tensor]
-"""Sines and cosines of every pixel, each (H, W, 1, head_dim), for all heads."""
+"""Cosines and signed sines of every pixel, each (H, W, 1, head_dim), for all heads."""
 
 LAYER_NORM_EPS = 1e-6
 GLOBAL_TABLE = (49, 49)
@@ -36,12 +36,16 @@ class RotaryPosition(nn.Module):
         return (1.0 / 10000**powers).repeat_interleave(2)
 
     def forward(self, height: int, width: int, device: torch.device) -> Rotation:
-        """Sines and cosines, in float32 whatever the model: bfloat16 has no row 257."""
+        """The map's cosines and sines, in float32 whatever the model: bfloat16 has no row 257.
+
+        The first sine of a pair is negative, as ``rotate`` wants it.
+        """
         angle = self.angles(device)
         row = torch.arange(height, device=device)[:, None, None] * angle
         column = torch.arange(width, device=device)[:, None] * angle
         turn = torch.cat([row.expand(-1, width, -1), column.expand(height, -1, -1)], -1)[:, :, None]
-        return turn.sin(), turn.cos()
+        sin = turn.sin()
+        return turn.cos(), torch.stack([-sin[..., ::2], sin[..., 1::2]], -1).flatten(-2)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -51,9 +55,9 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
         x: (B, H, W, heads, head_dim).
         rotation: Of ``RotaryPosition``.
     """
-    sin, cos = (t.to(x.dtype) for t in rotation)
-    turned = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
-    return x * cos + turned * sin
+    cos, sin = (t.to(x.dtype) for t in rotation)
+    swapped = x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)
 
 
 class LocalAttention(nn.Module):
@@ -168,9 +172,9 @@ class GlobalAttention(LocalAttention):
 
 def interpolation(length: int, entries: int, like: Tensor) -> Tensor:
     """(length, entries) weights of a table's entries in its bicubic resizing to ``length``."""
-    identity = torch.eye(entries, device=like.device, dtype=like.dtype)[None, None]
+    identity = torch.eye(entries, device=like.device)[None, None]
     size = (length, entries)
-    return F.interpolate(identity, size, mode="bicubic", align_corners=False)[0, 0]
+    return F.interpolate(identity, size, mode="bicubic", align_corners=False)[0, 0].to(like.dtype)
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
