@@ -131,10 +131,10 @@ def import_(
         from rsmamba_models import import_official, save_checkpoint
 
         model: Any = import_official(file, family, weights=weights.value, **arguments)
-        if not hasattr(model, "architecture"):
+        if getattr(model, "task", "classification") == "classification":
             raise InputError(
-                f"{file}: holds a part of a network ({type(model).__name__}), which answers "
-                "nothing by itself; train takes encoders as --encoder-weights"
+                f"{file}: holds a part of a network ({type(model).__name__}), which makes no "
+                "map by itself; train takes encoders as --encoder-weights"
             )
         meta = imported_meta(model, family, _names(classes), _names(bands), gsd, licence, file)
         try:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rsmamba_models import import_official, load_checkpoint
+from rsmamba_models import create_model, import_official, load_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 
@@ -202,6 +202,14 @@ def test_import_of_a_part_says_what_it_is_good_for(refuses) -> None:
 def test_import_of_other_weights(refuses) -> None:
     torch.save({"layer.weight": torch.zeros(3)}, "other.pth")
     refuses("checkpoint", "import", "other.pth", "--family", "rs_mamba")
+
+
+def test_import_of_a_part_of_a_network(refuses, official, monkeypatch) -> None:
+    part = create_model("segman_nano_classifier", num_classes=2)
+    monkeypatch.setattr("rsmamba_models.import_official", lambda *_, **__: part)
+    words = ("checkpoint", "import", official, "--family", "segman")
+    assert "part of a network (Classifier)" in refuses(*words)
+    assert list(Path().glob("*.safetensors")) == []
 
 
 def test_an_argument_without_a_value(cli, official) -> None:
