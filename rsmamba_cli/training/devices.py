@@ -49,18 +49,33 @@ def processes(loop: LoopPart) -> tuple[int, int]:
     """Devices a machine and machines: what ``torchrun`` or Slurm started, else what a recipe says.
 
     Raises:
-        DeviceError: Slurm was told the number of tasks in a way that leaves their places open.
+        DeviceError: another number was started than the recipe asks for, or Slurm was told the
+            number of tasks in a way that leaves their places open.
     """
-    if TorchElasticEnvironment.detect():
-        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    asked = (loop.devices, loop.nodes)
     try:
-        slurm = SLURMEnvironment.detect()
+        found = _started()
     except RuntimeError as error:
         raise DeviceError(str(error)) from error
-    if slurm:
+    if found is None:
+        return asked
+    if asked not in ((1, 1), found):
+        raise DeviceError(
+            f"{found[0]} processes on each of {found[1]} machines were started, but loop.devices "
+            f"is {asked[0]} and loop.nodes {asked[1]}. Leave both out, or start as many "
+            "(torchrun --nproc-per-node, srun --ntasks-per-node)."
+        )
+    return found
+
+
+def _started() -> tuple[int, int] | None:
+    """Processes a machine and machines that ``torchrun`` or Slurm started; None if neither did."""
+    if TorchElasticEnvironment.detect():
+        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    if SLURMEnvironment.detect():
         tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
         return int(tasks), int(os.environ.get("SLURM_NNODES", "1"))
-    return loop.devices, loop.nodes
+    return None
 
 
 def start_fabric(loop: LoopPart, out: Path) -> tuple[Fabric, str, str]:

@@ -1,10 +1,9 @@
 """BatchNorm over the batches of all processes, on any device."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -46,9 +45,23 @@ class PortableSyncBatchNorm(_BatchNorm):
         cast(Tensor, self.running_var).lerp_(variance, share)
 
 
-def _over_processes(sums: Tensor) -> Tensor:
-    """Add up over all processes; gradients are added up, too."""
-    total: Tensor = all_reduce(sums)  # type: ignore[no-untyped-call]
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(context, gradient)
+
+
+def _over_processes(values: Tensor) -> Tensor:
+    """Add up over all processes."""
+    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -250,6 +250,7 @@ class Trainer:
 
     def _save(self, best: bool) -> None:
         """Write the checkpoints and the state."""
+        noise = self._noise_states()
         if self.fabric.is_global_zero:
             meta = self.parts.meta
             meta = meta.model_copy(
@@ -273,12 +274,11 @@ class Trainer:
                         save_checkpoint(self.out / name, raw, meta, stored)
             except (ModelsError, OSError) as error:
                 raise OutputError(f"The checkpoint cannot be written: {error}") from error
-            save_torch(self._state(), self.out / STATE)
+            save_torch({**self._state(), "noise": noise}, self.out / STATE)
         self.fabric.barrier()
 
     def _state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, in tensors and plain values."""
-        cuda = torch.cuda.get_rng_state_all() if self.device == "cuda" else []
         return {
             **self.stepper.state_dict(),
             "recipe": json.dumps(self.config.fixed()),
@@ -287,9 +287,18 @@ class Trainer:
             "metrics": self.metrics,
             "best_metrics": self.best_metrics,
             "stale": self.stale,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": cuda,
         }
+
+    def _noise_states(self) -> list[list[torch.Tensor]]:
+        """The states of PyTorch's generators, a list a process: of the CPU, of its GPU."""
+        mine = [torch.get_rng_state()]
+        if self.device == "cuda":
+            mine.append(torch.cuda.get_rng_state(self.fabric.device))
+        if self.fabric.world_size == 1:
+            return [mine]
+        gathered = [self.fabric.all_gather(state.to(self.fabric.device)).cpu() for state in mine]
+        # Clones, because a generator cannot take a part of a larger tensor.
+        return [[state.clone() for state in states] for states in zip(*gathered, strict=True)]
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `_state` saved."""
@@ -299,11 +308,8 @@ class Trainer:
         self.metrics = dict(state["metrics"])
         self.best_metrics = dict(state["best_metrics"])
         self.stale = state["stale"]
-        if self.fabric.global_rank == 0:
-            torch.set_rng_state(state["rng"])
-            if self.device == "cuda" and len(state["cuda_rng"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(state["cuda_rng"])
-        else:
-            noise = (self.config.seed, self.fabric.global_rank, self.step)
-            torch.manual_seed(int(np.random.SeedSequence(noise).generate_state(1)[0]))
+        noise = state["noise"][self.fabric.global_rank]
+        torch.set_rng_state(noise[0])
+        if self.device == "cuda" and len(noise) > 1:
+            torch.cuda.set_rng_state(noise[1], self.fabric.device)
         self.on_event(Finished("resume", f"after step {self.step}"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rsmamba_cli.errors import DeviceError
 from rsmamba_cli.training.devices import processes
 from rsmamba_cli.training.recipe import LoopPart
 
@@ -24,10 +25,13 @@ SETTINGS = (
 """The whole tile is the sample and the loss a mean over pixels: nothing depends on who draws it."""
 
 
-def run(out: Path, data: Path, *settings: str, launcher: tuple[str, ...] = ()) -> dict:
+def run(
+    out: Path, data: Path, *settings: str, launcher: tuple[str, ...] = (), resume: bool = False
+) -> dict:
     """Train in a process of its own; returns the JSON it prints."""
     words = [*(launcher or (sys.executable,)), "-m", "rsmamba_cli", "train", "--json", "--quiet"]
     words += ["--dataset", "folder", "--data", str(data), "--out", str(out)]
+    words += ["--resume"] if resume else []
     for line in (*SETTINGS, *settings):
         words += ["--set", line]
     path = f"{ROOT}{os.pathsep}{ROOT / 'models'}"
@@ -86,12 +90,29 @@ def test_without_shared_statistics_the_course_is_another(
     assert losses(tmp_path / "run")[-1] != pytest.approx(losses(alone)[-1], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_a_resumed_run_of_two_processes_equals_one_in_one_piece(
+    tmp_path: Path, buildings: Path
+) -> None:
+    noisy = (
+        *("data.batch_size=1", "loop.devices=2", "loop.epochs=none", "loop.steps=4"),
+        "model.arguments.drop_path_rate=0.5",
+    )
+    run(tmp_path / "whole", buildings, *noisy)
+    run(tmp_path / "parts", buildings, *noisy, "loop.limit_steps=2")
+    run(tmp_path / "parts", buildings, *noisy, resume=True)
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
 def test_slurm_s_tasks_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes(LoopPart(devices=3, nodes=2)) == (3, 2)
     slurm = {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}
     for name, value in {**slurm, "SLURM_JOB_NAME": "train"}.items():
         monkeypatch.setenv(name, value)
     assert processes(LoopPart()) == (4, 2)
+    with pytest.raises(DeviceError, match="4 processes on each of 2 machines"):
+        processes(LoopPart(devices=3))
 
 
 def test_no_scheduler_is_seen_where_there_is_none() -> None:
