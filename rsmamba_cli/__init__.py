@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         merge,
         plan_summary,
         predict,
+        predict_mosaic,
     )
     from rsmamba_cli.inference.predictor import Predictor
     from rsmamba_cli.raster.scene import open_scene
@@ -63,6 +64,7 @@ _LAZY = {
     "open_split": "rsmamba_cli.datasets",
     "plan_summary": "rsmamba_cli.inference",
     "predict": "rsmamba_cli.inference",
+    "predict_mosaic": "rsmamba_cli.inference",
     "run_demo": "rsmamba_cli.demo",
     "train": "rsmamba_cli.training",
 }
@@ -99,6 +101,7 @@ __all__ = [
     "open_split",
     "plan_summary",
     "predict",
+    "predict_mosaic",
     "run_demo",
     "train",
 ]

@@ -267,6 +267,14 @@ class Inference:
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = (
         False
     )
+    update: Annotated[
+        bool,
+        typer.Option("--update", help="Go over an existing map where its input has changed."),
+    ] = False
+    updatable: Annotated[
+        bool,
+        typer.Option("--updatable", help="Keep what --update needs beside the mask (.cells)."),
+    ] = False
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave finished outputs as they are.")
     ] = False
@@ -279,8 +287,8 @@ class Inference:
         """
         from rsmamba_cli.inference import PredictOptions
 
-        if sum((self.resume, self.overwrite, self.skip_existing)) > 1:
-            usage_error("--resume, --overwrite and --skip-existing exclude each other")
+        if sum((self.resume, self.overwrite, self.skip_existing, self.update)) > 1:
+            usage_error("--resume, --overwrite, --update and --skip-existing exclude each other")
         return PredictOptions(
             model=None if self.model in (None, "", "demo") else Path(str(self.model)),
             bands=parse_bands(self.bands),
@@ -313,6 +321,8 @@ class Inference:
             shard=parse_shard(self.shard),
             resume=self.resume,
             overwrite=self.overwrite,
+            update=self.update,
+            updatable=self.updatable or self.update,
             skip_existing=self.skip_existing,
             **more,
         )

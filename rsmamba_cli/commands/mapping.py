@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rsmamba_cli.inference import PredictResult
 
 T = TypeVar("T")
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ def show_result(console: Console, job: Job, result: "PredictResult") -> None:
     console.properties(
         "done",
         {
-            **result.files,
+            **_written(result.files),
             "size": f"{result.width} x {result.height} pixels, {result.windows} windows",
             "time": f"{duration(result.seconds)}, {result.megapixels_per_second:.3g} megapixels/s",
             "peak memory": size(result.peak_memory_bytes),
@@ -287,6 +288,14 @@ def show_result(console: Console, job: Job, result: "PredictResult") -> None:
             **_details(result.details),
         },
     )
+
+
+def _written(files: dict[str, Path]) -> dict[str, str]:
+    """Output files by role; the many of a mosaic as their number."""
+    if len(files) <= _FEW:
+        return {role: str(path) for role, path in files.items()}
+    folder = next(iter(files.values())).parent
+    return {"masks": f"{len(files)} files, most in {folder}"}
 
 
 def _details(details: dict[str, Any]) -> dict[str, str]:

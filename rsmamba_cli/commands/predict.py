@@ -25,10 +25,10 @@ from rsmamba_cli.commands.mapping import (
     run_jobs,
     show_result,
 )
-from rsmamba_cli.console import running
+from rsmamba_cli.console import Console, running
 
 if TYPE_CHECKING:
-    from rsmamba_cli.inference import PredictResult
+    from rsmamba_cli.inference import PredictOptions, PredictResult
 
 app = command_app()
 
@@ -87,6 +87,14 @@ def predict(
         list[str] | None,
         typer.Argument(metavar="SCENE", help="Any raster that GDAL can read.", show_default=False),
     ] = None,
+    mosaic: Annotated[
+        bool,
+        typer.Option(
+            "--mosaic",
+            help="Take all SCENEs (folders, patterns, index files, VRTs, STAC items too) as the "
+            "sheets of one seamless scene; a mask a sheet.",
+        ),
+    ] = False,
     radar: Radar,
     pairs: Annotated[
         Path | None,
@@ -127,6 +135,9 @@ def predict(
             steps=sampling.steps,
             seed=sampling.seed,
         )
+        if mosaic:
+            _predict_mosaic(console, scenes or [], radar.sar, pairs, output, out_dir, options, dry)
+            return
         inputs = _inputs(scenes or [], radar.sar, pairs)
         names = [(scene or sar or "",) for scene, sar in inputs]
         jobs = plan_jobs(names, "_mask.tif", output, out_dir, inference)
@@ -150,6 +161,49 @@ def predict(
 
         make_folder(out_dir)
         run_jobs(console, jobs, run, library.PredictResult.to_json, partial(show_result, console))
+
+
+def _predict_mosaic(
+    console: Console,
+    scenes: list[str],
+    sar: str | None,
+    pairs: Path | None,
+    output: Path | None,
+    out_dir: Path | None,
+    options: "PredictOptions",
+    dry: bool,
+) -> None:
+    """All scenes as one.
+
+    Raises:
+        typer.BadParameter: options that single maps have.
+    """
+    for option, value in (("--sar", sar), ("--pairs", pairs), ("--output", output)):
+        if value is not None:
+            usage_error("does not go with --mosaic, which writes a mask a sheet", option)
+    if not scenes:
+        usage_error("give the sheets of the mosaic")
+    from rsmamba_cli import inference as library
+
+    folder = out_dir or Path()
+    job = Job((" ".join(scenes),), folder / "rsmamba-mosaic")
+    # A mosaic always keeps what an update needs.
+    options = replace(options, mosaic=True, updatable=False)
+    if dry:
+        dry_run(
+            console,
+            [job],
+            lambda _: library.plan_summary(scenes, options, on_event=console.on_event),
+        )
+        return
+    make_folder(out_dir)
+    run_jobs(
+        console,
+        [job],
+        lambda _: library.predict_mosaic(scenes, folder, options, console.on_event),
+        library.PredictResult.to_json,
+        partial(show_result, console),
+    )
 
 
 def _inputs(

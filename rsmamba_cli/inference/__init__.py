@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsmamba_cli.inference.api import change, merge, plan_summary, predict
+    from rsmamba_cli.inference.api import change, merge, plan_summary, predict, predict_mosaic
     from rsmamba_cli.inference.options import PredictOptions, PredictResult
 
 _HOMES = {
@@ -14,9 +14,18 @@ _HOMES = {
     "merge": "api",
     "plan_summary": "api",
     "predict": "api",
+    "predict_mosaic": "api",
 }
 
-__all__ = ["PredictOptions", "PredictResult", "change", "merge", "plan_summary", "predict"]
+__all__ = [
+    "PredictOptions",
+    "PredictResult",
+    "change",
+    "merge",
+    "plan_summary",
+    "predict",
+    "predict_mosaic",
+]
 
 
 def __getattr__(name: str) -> Any:

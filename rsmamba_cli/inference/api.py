@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ import numpy as np
 from rsmamba_cli.errors import ResumeError
 from rsmamba_cli.events import EventHandler, ignore_events
 from rsmamba_cli.inference.options import PredictOptions, PredictResult
+from rsmamba_cli.inference.plan import BANDS_PER_CHUNK
 from rsmamba_cli.inference.prepare import Prepared, prepare
+from rsmamba_cli.inference.products import MapOutputs, Outputs, output_files
 from rsmamba_cli.inference.running import Name, run, torch_threads
+from rsmamba_cli.inference.sheet_outputs import SheetOutputs
+from rsmamba_cli.raster.sheets import find_sheets
 from rsmamba_cli.raster.store import partial_folder, read_plan
 
 
@@ -44,7 +49,8 @@ def predict(
         RsmambaError: a subclass says whose fault it is; `Interrupted` after SIGINT or SIGTERM.
     """
     scenes = () if scene is None else (scene,)
-    return run("segmentation", scenes, output, options or PredictOptions(), on_event)
+    options = options or PredictOptions()
+    return run("segmentation", scenes, _map_outputs(output, options), options, on_event)
 
 
 def change(
@@ -73,7 +79,8 @@ def change(
         RsmambaError: see `predict`; `InputError` when the scenes do not overlap, or when just one
             of them has a georeference.
     """
-    return run("change", (t1, t2), output, options or PredictOptions(), on_event)
+    options = options or PredictOptions()
+    return run("change", (t1, t2), _map_outputs(output, options), options, on_event)
 
 
 def merge(
@@ -103,11 +110,51 @@ def merge(
     options = replace(
         PredictOptions.from_json(command["options"]), resume=True, overwrite=overwrite
     )
-    return run(command["task"], tuple(command["paths"]), mask, options, on_event, compute=False)
+    paths = tuple(command["paths"])
+    outputs: Outputs = (
+        SheetOutputs.of(paths, mask.parent, options)
+        if options.mosaic
+        else _map_outputs(mask, options)
+    )
+    return run(command["task"], paths, outputs, options, on_event, compute=False)
+
+
+def predict_mosaic(
+    sheets: Sequence[Name],
+    out_dir: Name,
+    options: PredictOptions | None = None,
+    on_event: EventHandler = ignore_events,
+) -> PredictResult:
+    """Map many sheets as one seamless scene, each into a file of its own.
+
+    Windows lie on the mosaic's lattice and see across the sheets' borders; what no sheet covers has
+    no data. One working folder and journal serve all. `merge` takes ``out_dir / "rsmamba-mosaic"``.
+
+    Args:
+        sheets: rasters on one pixel lattice; or folders, patterns, index files, VRTs and STAC
+            items that stand for rasters (see `find_sheets`).
+        out_dir: where the masks go, under the sheets' stems + "_mask.tif"; has to exist.
+        options: see `PredictOptions`; ``polygons`` is one file for all sheets.
+        on_event: told about progress and warnings.
+
+    Returns:
+        What was written and counted; ``files`` has the sheets' masks by stem.
+
+    Raises:
+        RsmambaError: see `predict`; `InputError` for sheets that make no mosaic.
+    """
+    options = replace(options or PredictOptions(), mosaic=True)
+    paths = tuple(find_sheets([os.fspath(sheet) for sheet in sheets]))
+    outputs = SheetOutputs.of(paths, Path(out_dir), options)
+    return run("segmentation", paths, outputs, options, on_event)
+
+
+def _map_outputs(output: Name, options: PredictOptions) -> MapOutputs:
+    return MapOutputs(output_files(Path(output), options))
 
 
 def plan_summary(
-    scene: Name | None,
+    scene: Name | Sequence[Name] | None,
     options: PredictOptions | None = None,
     t2: Name | None = None,
     on_event: EventHandler = ignore_events,
@@ -116,7 +163,8 @@ def plan_summary(
     """What a run would do: windows, memory, disk and time. Nothing is written.
 
     Args:
-        scene: the scene (see `predict`), or the first of two dates.
+        scene: the scene (see `predict`), the first of two dates, or with ``options.mosaic`` the
+            sheets (see `predict_mosaic`).
         options: see `PredictOptions`.
         t2: the second date.
         on_event: told about warnings.
@@ -132,7 +180,10 @@ def plan_summary(
     """
     options = options or PredictOptions()
     task = "segmentation" if t2 is None else "change"
-    paths = tuple(os.fspath(path) for path in (scene, t2) if path is not None)
+    if isinstance(scene, str | os.PathLike) or scene is None:
+        paths = tuple(os.fspath(path) for path in (scene, t2) if path is not None)
+    else:
+        paths = tuple(find_sheets([os.fspath(sheet) for sheet in scene]))
     prepared = prepare(task, paths, options, on_event)
     with contextlib.closing(prepared), torch_threads(options.threads):
         plan, aligned = prepared.plan, prepared.inputs.aligned
@@ -159,7 +210,7 @@ def plan_summary(
             "batch_size": plan.batch_size,
             "batches": batches,
             "strips": len(plan.strips) - 1,
-            "chunks": sum(1 for _ in plan.chunks()),
+            "chunks": sum(1 for _ in plan.chunks(BANDS_PER_CHUNK)),
             "device": str(prepared.device),
             "precision": prepared.precision,
             "memory_bytes": prepared.memory_forecast(),

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from rsmamba_cli.raster.scene import Scene
+from rsmamba_cli.raster.mosaic import AnyScene
 from rsmamba_models import CheckpointMeta, InputSpec
 
 _SAMPLES = 4
 _SAMPLE_SIDE = 128
 
 
-def input_warnings(scene: Scene, spec: InputSpec) -> list[str]:
+def input_warnings(scene: AnyScene, spec: InputSpec) -> list[str]:
     """What is odd about one input: its data type and the range of its values.
 
     Args:
@@ -49,7 +49,7 @@ def _fits(found: tuple[float, float], expected: np.dtype[Any]) -> bool:
     return limits.min <= low and high <= limits.max and spread_enough
 
 
-def sample_range(scene: Scene) -> tuple[float, float] | None:
+def sample_range(scene: AnyScene) -> tuple[float, float] | None:
     """Smallest and largest valid value in a few small windows across the scene, or None."""
     height, width = scene.grid.shape
     tall, wide = min(height, _SAMPLE_SIDE), min(width, _SAMPLE_SIDE)
@@ -63,7 +63,7 @@ def sample_range(scene: Scene) -> tuple[float, float] | None:
     return (low, high) if low <= high else None
 
 
-def gsd_warning(scene: Scene, meta: CheckpointMeta) -> str | None:
+def gsd_warning(scene: AnyScene, meta: CheckpointMeta) -> str | None:
     """A message when the scene's pixels are more than 20 % off the model's, else None."""
     found = scene.grid.gsd_m()
     if meta.gsd is None or found is None:
@@ -77,7 +77,7 @@ def gsd_warning(scene: Scene, meta: CheckpointMeta) -> str | None:
     )
 
 
-def georeference_warning(scenes: Sequence[Scene]) -> str | None:
+def georeference_warning(scenes: Sequence[AnyScene]) -> str | None:
     """A message when the map will have no place on Earth, else None."""
     grid = scenes[0].grid
     if grid.world_crs is not None:

@@ -12,6 +12,7 @@ from rsmamba_cli.inference.source import Reader
 from rsmamba_cli.raster.align import Aligned, align
 from rsmamba_cli.raster.bands import BandChoice, choose_bands
 from rsmamba_cli.raster.grid import Grid
+from rsmamba_cli.raster.mosaic import AnyScene, Mosaic
 from rsmamba_cli.raster.opening import open_dataset
 from rsmamba_cli.raster.scene import Scene, open_scene
 from rsmamba_models import CheckpointMeta, InputSpec
@@ -28,7 +29,7 @@ class Inputs:
         aligned: the input that was brought on to it, or None.
     """
 
-    scenes: tuple[Scene | None, ...]
+    scenes: tuple[AnyScene | None, ...]
     readers: tuple[Reader | None, ...]
     base: int
     aligned: Aligned | None
@@ -39,14 +40,14 @@ class Inputs:
         return self.base_scene.grid
 
     @property
-    def base_scene(self) -> Scene:
+    def base_scene(self) -> AnyScene:
         """The scene whose grid the run has."""
         scene = self.scenes[self.base]
         assert scene is not None
         return scene
 
     @property
-    def given(self) -> tuple[Scene, ...]:
+    def given(self) -> tuple[AnyScene, ...]:
         """The scenes there are."""
         return tuple(scene for scene in self.scenes if scene is not None)
 
@@ -76,6 +77,8 @@ def open_inputs(
         InputError: a file cannot be used, an input is missing that the model needs, or the inputs
             cannot be laid over each other.
     """
+    if options.mosaic:
+        return _mosaic(paths, meta, options, stack)
     files: tuple[_File | None, ...]
     if meta.task == "multimodal":
         files = _modalities(paths, meta.inputs, options)
@@ -96,6 +99,23 @@ def open_inputs(
         aligned = align(second, first.grid, first.path, meta.inputs[other].resampling)
         readers[other] = aligned
     return Inputs(scenes, tuple(readers), base, aligned)
+
+
+def _mosaic(
+    paths: tuple[str, ...], meta: CheckpointMeta, options: PredictOptions, stack: ExitStack
+) -> Inputs:
+    """All paths as one scene."""
+    if len(meta.inputs) != 1:
+        raise InputError(f"--mosaic is for models of one image; this one is for {meta.task}")
+    if options.mask is not None:
+        raise InputError("--mask and --mosaic do not go together; mask the sheets themselves")
+
+    def open_sheet(path: str) -> Scene:
+        file = _File(path, options.bands, options.nodata)
+        return _open(file, meta.inputs[0], options, False)
+
+    mosaic = stack.enter_context(Mosaic(paths, open_sheet))
+    return Inputs((mosaic,), (mosaic,), 0, None)
 
 
 def _open(file: _File, spec: InputSpec, options: PredictOptions, with_mask: bool) -> Scene:

@@ -12,7 +12,7 @@ from rsmamba_cli.errors import InputError
 Blend = Literal["hann", "average", "crop"]
 DEFAULT_MEMORY = 4 << 30
 _PATHS = ("model", "sar", "mask", "aoi", "probabilities", "uncertainty", "polygons")
-_OF_ONE_CALL = ("resume", "overwrite", "skip_existing", "workers", "scheduler", "shard")
+_OF_ONE_CALL = ("resume", "overwrite", "skip_existing", "update", "workers", "scheduler", "shard")
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -53,6 +53,8 @@ class PredictOptions:
         memory: bound on memory in bytes, or text such as "4GiB"; chooses how the work is cut.
         resume: go on with an interrupted run.
         overwrite: replace an existing output.
+        update: go over an existing map again where its input has changed, and nowhere else.
+        updatable: keep checksums of the input beside the mask, for a later ``update``.
         skip_existing: leave an existing output alone and say so.
         grid: which date's grid a change map lies on: "t1" or "t2".
         sampler: of a diffusion model: "ddim" or "ddpm"; None for the checkpoint's.
@@ -63,6 +65,7 @@ class PredictOptions:
         scheduler: address of a Dask scheduler whose workers do the work; each of them may use
             ``memory``, and all see the scene, the checkpoint and the output's folder under the
             same paths.
+        mosaic: take all scenes as the sheets of one; `predict_mosaic` only.
         shard: (i, n): do the i-th of n parts only, and write no outputs; see `merge`.
     """
 
@@ -98,6 +101,8 @@ class PredictOptions:
     memory: int | str = DEFAULT_MEMORY
     resume: bool = False
     overwrite: bool = False
+    update: bool = False
+    updatable: bool = False
     skip_existing: bool = False
     grid: Literal["t1", "t2"] = "t1"
     sampler: Literal["ddim", "ddpm"] | None = None
@@ -105,6 +110,7 @@ class PredictOptions:
     seed: int | None = None
     workers: int = 1
     scheduler: str | None = None
+    mosaic: bool = False
     shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -142,6 +148,8 @@ class PredictOptions:
             raise InputError(f"--shard is I/N with I from 1 to N; got {self.shard}")
         _at_least("--min-area", self.min_area, 0)
         _at_least("--simplify", self.simplify, 0)
+        if self.update and (self.sieve or self.shard is not None):
+            raise InputError("--update goes with neither --sieve nor --shard")
         if self.sieve and not self.min_area:
             raise InputError("--sieve needs --min-area M2: what is below it is taken out")
         if self.min_area and self.polygons is None and not self.sieve:

@@ -18,6 +18,10 @@ BANDS_PER_CHUNK = 16
 """Of a chunk: the one row of windows that is computed for two chunks is then a sixteenth more."""
 
 
+NARROWEST_STRIP = 4
+"""In windows: those at the border of two strips are computed for both."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """The unit that is handed to a worker: some bands of one strip.
@@ -147,7 +151,9 @@ def plan_strips(
     """
     windows = len(cols.starts)
     budget = max(memory // 2 - batch_bytes(rows, cols, channels, input_bands, batch), 0)
-    wide = max(4, int(budget // (column_bytes(rows, channels, input_bands) * cols.stride)))
+    wide = max(
+        NARROWEST_STRIP, int(budget // (column_bytes(rows, channels, input_bands) * cols.stride))
+    )
     count = math.ceil(windows / wide)
     return tuple(round(i * windows / count) for i in range(count + 1))
 

@@ -18,6 +18,7 @@ from rsmamba_cli.inference.emit import QUANTITY_NODATA
 from rsmamba_cli.inference.inputs import Inputs, open_inputs
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.plan import (
+    NARROWEST_STRIP,
     Plan,
     auto_batch_size,
     batch_bytes,
@@ -255,6 +256,9 @@ def _plan(
     if strips is None or strips[-1] != len(cols.starts):
         share = options.memory_bytes() // options.workers
         strips = plan_strips(rows, cols, channels, bands, batch, share)
+        if options.update:  # narrow ones: what is left alone is left alone by blocks
+            count = len(cols.starts)
+            strips = (*range(0, count, NARROWEST_STRIP), count)
     values = tuple(c.value for c in meta.classes)
     wide = max(values) >= 255
     nodata = 65535 if wide else 255

@@ -22,13 +22,7 @@ from rsmamba_cli.inference.options import PredictOptions, PredictResult
 from rsmamba_cli.inference.plan import Chunk
 from rsmamba_cli.inference.predictor import LazyPredictor
 from rsmamba_cli.inference.prepare import Prepared, prepare
-from rsmamba_cli.inference.products import (
-    Tally,
-    check_outputs,
-    finished_before,
-    output_files,
-    write_products,
-)
+from rsmamba_cli.inference.products import Outputs, Tally
 from rsmamba_cli.raster.align import Aligned
 from rsmamba_cli.raster.opening import gdal_settings
 from rsmamba_cli.raster.registration import residual_shift
@@ -41,7 +35,7 @@ _SHIFT_WORTH_TELLING = 1.0
 def run(
     task: str,
     inputs: tuple[Name, ...],
-    output: Name,
+    outputs: Outputs,
     options: PredictOptions,
     on_event: EventHandler,
     compute: bool = True,
@@ -51,7 +45,7 @@ def run(
     Args:
         task: "segmentation" or "change".
         inputs: scenes, in the order of the model's arguments.
-        output: the mask.
+        outputs: what is written.
         options: see `PredictOptions`.
         on_event: told about progress and warnings.
         compute: whether what is missing is computed; False refuses instead.
@@ -61,13 +55,12 @@ def run(
     """
     began = time.perf_counter()
     paths = tuple(os.fspath(path) for path in inputs)
-    files = output_files(Path(output), options)
     more = (options.sar, options.mask, options.aoi, options.model)
     reads = [*paths, *(os.fspath(p) for p in more if p)]
-    skip = check_outputs(files, reads, options)
+    skip = outputs.there(reads, options)
     devices = resolve_devices(options.device, options.workers)
     options = replace(options, device=devices[0], workers=len(devices))
-    folder = partial_folder(files["mask"])
+    folder = partial_folder(outputs.main)
     begun = read_plan(folder) if options.resume or options.shard else None
     with contextlib.ExitStack() as stack:
         check = stack.enter_context(interruptible())
@@ -76,8 +69,8 @@ def run(
                 prepare(task, paths, options, on_event, (begun or {}).get("_strips"))
             )
         )
-        if skip or finished_before(files, prepared):
-            return _result(prepared, files, began, None, 0, {}, skipped=True)
+        if skip or outputs.finished_before(prepared):
+            return _result(prepared, outputs, began, None, 0, {}, skipped=True)
         if options.min_area and prepared.grid.world_crs is None:
             raise InputError(
                 "--min-area is in square metres, and the scene has no CRS to measure with"
@@ -86,16 +79,18 @@ def run(
         stack.enter_context(torch_threads(options.threads))
         details = _alignment_details(prepared, on_event)
         store = Store(
-            files["mask"],
+            outputs.main,
             _with_command(prepared, task, paths),
             prepared.plan.layout,
             resume=options.resume,
-            restart=options.overwrite and not options.resume and options.shard is None,
+            restart=(options.overwrite or options.update) and not (options.resume or options.shard),
             shard=options.shard,
         )
         with store:
             try:
                 _check_space(prepared, folder)
+                if options.update and not store.done:
+                    outputs.reuse(prepared, store, check)
                 chunks = _chunks(prepared, store)
                 if chunks and not compute:
                     raise ResumeError(_unfinished(prepared, store))
@@ -104,8 +99,8 @@ def run(
                 computed = engine.run(prepared.plan, predictor, store, chunks)
                 if options.shard is not None:
                     details |= _shard_details(store, options.shard)
-                    return _result(prepared, files, began, None, computed, details)
-                tally = write_products(prepared, store, files, on_event, check)
+                    return _result(prepared, outputs, began, None, computed, details)
+                tally = outputs.write(prepared, store, on_event, check)
             except InputError:
                 # The same input fails the same way again: there is nothing to resume.
                 store.discard()
@@ -119,9 +114,9 @@ def run(
             store.discard()
         if tally.pixels[prepared.plan.nodata] == prepared.grid.height * prepared.grid.width:
             on_event(
-                Warned(f"{files['mask']}: holds no answer anywhere: no valid pixel was asked for")
+                Warned(f"{outputs.main}: holds no answer anywhere: no valid pixel was asked for")
             )
-        return _result(prepared, files, began, tally, computed, details)
+        return _result(prepared, outputs, began, tally, computed, details)
 
 
 def _with_command(prepared: Prepared, task: str, paths: Iterable[str]) -> dict[str, Any]:
@@ -279,7 +274,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 def _result(
     prepared: Prepared,
-    files: dict[str, Path],
+    outputs: Outputs,
     began: float,
     tally: Tally | None,
     computed: int,
@@ -296,8 +291,8 @@ def _result(
             area = {names[v]: a for v, a in tally.area.items() if v in names}
     seconds = time.perf_counter() - began
     return PredictResult(
-        output=files["mask"],
-        files=dict(files),
+        output=outputs.main,
+        files=dict(outputs.files),
         width=grid.width,
         height=grid.height,
         windows=plan.windows,

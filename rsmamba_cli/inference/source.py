@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from rsmamba_cli.inference.normalise import normalise
 from rsmamba_cli.raster.grid import Grid
+from rsmamba_cli.raster.mosaic import Mosaic
 from rsmamba_cli.raster.selection import Selection
 from rsmamba_models import InputSpec
 
@@ -48,7 +49,13 @@ class Source:
 
     def touches(self, row: int, col: int, height: int, width: int) -> bool:
         """Whether any pixel of a window may want an answer; False costs no reading."""
-        return self._selection is None or self._selection.touches(row, col, height, width)
+        if self._selection is not None and not self._selection.touches(row, col, height, width):
+            return False
+        return all(
+            reader.touches(row, col, height, width)
+            for reader in self._readers
+            if isinstance(reader, Mosaic)
+        )
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[tuple[Floats, ...], Bools]:
         """Read a window inside the grid.

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import zlib
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -217,22 +218,37 @@ class Blocks:
             self._cache.popitem(last=False)
         return arrays
 
-    def read_rows(self, name: str, first: int, last: int) -> Array:
-        """Rows ``first <= row < last`` of a layer over the full width, (count, rows, width).
+    def read_rows(
+        self, name: str, first: int, last: int, left: int = 0, right: int | None = None
+    ) -> Array:
+        """Rows ``first <= row < last`` of a layer, (count, rows, columns).
+
+        Args:
+            name: of the layer.
+            first: first row.
+            last: one past the last row.
+            left: first column.
+            right: one past the last column; None is the width.
 
         Raises:
             OutputError: a block was damaged since it was written.
         """
         layer, rows, cols = self.layout.layers[name], self.layout.rows, self.layout.cols
-        out = np.empty((layer.count, last - first, cols[-1]), dtype=layer.dtype)
-        for band in range(len(rows) - 1):
+        right = cols[-1] if right is None else right
+        out = np.empty((layer.count, last - first, right - left), dtype=layer.dtype)
+        for band in range(bisect_right(rows, first) - 1, len(rows) - 1):
             top, bottom = max(rows[band], first), min(rows[band + 1], last)
             if top >= bottom:
-                continue
-            for strip in range(len(cols) - 1):
+                break
+            for strip in range(bisect_right(cols, left) - 1, len(cols) - 1):
+                start, stop = max(cols[strip], left), min(cols[strip + 1], right)
+                if start >= stop:
+                    break
                 block = self._load((band, strip))[name]
-                out[:, top - first : bottom - first, cols[strip] : cols[strip + 1]] = block[
-                    :, top - rows[band] : bottom - rows[band]
+                out[:, top - first : bottom - first, start - left : stop - left] = block[
+                    :,
+                    top - rows[band] : bottom - rows[band],
+                    start - cols[strip] : stop - cols[strip],
                 ]
         return out
 
