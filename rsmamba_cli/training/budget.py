@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,10 @@ def scale_to_budget(
             if found.steps(seconds) < found.needed:
                 break
             chosen, speed = larger, found
-    left = seconds - (time.monotonic() - started)
-    chosen, speed = _smaller(chosen, speed, left)
-    chosen = scheduled(chosen, speed, left)
+    smaller = _smaller(chosen, speed, seconds - (time.monotonic() - started))
+    if smaller is not chosen:  # what a step costs beside its pixels shows now
+        chosen, speed = smaller, measure(smaller, _SHARE_OF_MEASURING * seconds)
+    chosen = scheduled(chosen, speed, seconds - (time.monotonic() - started))
     data = chosen.data
     on_event(
         Finished(
@@ -144,8 +145,8 @@ def measure(config: TrainConfig, seconds: float) -> Speed:
     )
 
 
-def _smaller(config: TrainConfig, speed: Speed, seconds: float) -> tuple[TrainConfig, Speed]:
-    """Halve batches, then crops, until enough steps fit; time goes with the pixels of a step."""
+def _smaller(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfig:
+    """Halve batches, then crops, until enough steps should fit, in proportion to their pixels."""
     while speed.steps(seconds) < speed.needed:
         data = config.data
         if data.tiles_per_batch == 0 and data.batch_size > 2:
@@ -154,8 +155,8 @@ def _smaller(config: TrainConfig, speed: Speed, seconds: float) -> tuple[TrainCo
             config, faster = _with(config, "data", crop=data.crop // 64 * 32), 4
         else:
             break
-        speed = Speed(speed.step / faster, speed.validation, speed.steps_per_epoch, speed.task)
-    return config, speed
+        speed = replace(speed, step=speed.step / faster)
+    return config
 
 
 def scheduled(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfig:

@@ -16,7 +16,9 @@ def fake_speeds(monkeypatch: pytest.MonkeyPatch, steps: dict[str, float]) -> lis
     def measure(config, seconds: float) -> Speed:
         name = config.model.name or "rsm_ss_nano"
         measured.append(name)
-        return Speed(steps[name], validation=2.0, steps_per_epoch=50, task="segmentation")
+        pixels = config.data.batch_size * config.data.crop**2 / (8 * 256**2)
+        step = steps[name] * pixels
+        return Speed(step, validation=2.0, steps_per_epoch=50, task="segmentation")
 
     monkeypatch.setattr(budget, "measure", measure)
     return measured
