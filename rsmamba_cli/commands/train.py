@@ -116,7 +116,7 @@ def train(
         from rsmamba_cli.training import load_recipe
         from rsmamba_cli.training import train as library
         from rsmamba_cli.training.devices import is_main_process
-        from rsmamba_cli.training.recipe import seconds_of
+        from rsmamba_cli.training.durations import seconds_of
         from rsmamba_cli.training.recipe_files import overfitting
 
         config = load_recipe(

@@ -2,16 +2,13 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rsmamba_cli.errors import InputError
-
-_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "": 1}
+from rsmamba_cli.training.durations import read_duration
 
 _FREE_TO_CHANGE = (
     ("data", "root"),
@@ -25,28 +22,6 @@ _FREE_TO_CHANGE = (
     ("loop", "time_budget"),
 )
 """Settings that do not change what is computed: a resumed run may have others."""
-
-
-def _duration(value: Any) -> Any:
-    """Turn "90s", "30min" or "2h" into seconds."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", value.lower())
-    if match is None or match[2] not in _UNITS:
-        raise ValueError('expected a duration such as "90s", "30min" or "2h"')
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def seconds_of(text: str) -> float:
-    """Read "90s", "30min" or "2h".
-
-    Raises:
-        InputError: it is no duration.
-    """
-    try:
-        return float(_duration(text))
-    except ValueError as error:
-        raise InputError(f"{text}: {error}") from error
 
 
 class _Part(BaseModel):
@@ -325,7 +300,9 @@ class LoopPart(_Part):
 
     epochs: int | None = Field(60, ge=1)
     steps: int | None = Field(None, ge=1)
-    time_budget: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_duration)] = None
+    time_budget: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(read_duration)] = (
+        None
+    )
     validate_every_epochs: int | None = Field(1, ge=1)
     validate_every_steps: int | None = Field(None, ge=1)
     validate_from_epoch: int = Field(0, ge=0)

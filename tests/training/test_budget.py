@@ -6,7 +6,7 @@ from rsmamba_cli.errors import InputError
 from rsmamba_cli.events import Finished
 from rsmamba_cli.training import budget
 from rsmamba_cli.training.budget import Speed, scale_to_budget, scheduled
-from rsmamba_cli.training.recipe import seconds_of
+from rsmamba_cli.training.durations import seconds_of
 
 
 def fake_speeds(monkeypatch: pytest.MonkeyPatch, steps: dict[str, float]) -> list[str]:
