@@ -23,11 +23,12 @@ from rsmamba_models.layers import (
     DropPath,
     Mlp,
     PatchEmbed,
+    by_rows,
     crop,
     linear_init_,
     pad_to_multiple,
 )
-from rsmamba_models.ops import directional_scan, scan_order
+from rsmamba_models.ops import projected_scan, scan_order
 
 _DIRECTIONS = 8
 
@@ -77,11 +78,17 @@ class OmniScan(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         weight_x, weight_z = self.in_proj.weight.chunk(2)
-        gate = F.silu(F.linear(x, weight_z))
-        u = self.act(self.conv(F.linear(x, weight_x).permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        y = self.scan(u.contiguous())
-        out: Tensor = self.out_proj(self.out_norm(y) * gate)
-        return out
+
+        def gated(y: Tensor, x: Tensor) -> Tensor:
+            out: Tensor = self.out_proj(self.out_norm(y) * F.silu(F.linear(x, weight_z)))
+            return out
+
+        y = self.scan(self._convolved(F.linear(x, weight_x)))
+        return by_rows(gated, y, x, width=2 * y.shape[-1])
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        u: Tensor = self.act(self.conv(x.permute(0, 3, 1, 2)))
+        return u.permute(0, 2, 3, 1).contiguous()
 
     def scan(self, u: Tensor) -> Tensor:
         """Scan along the eight directions and sum: (B, H, W, E) -> (B, H, W, E).
@@ -95,9 +102,10 @@ class OmniScan(nn.Module):
         projected = F.linear(u, self.x_proj.flatten(0, 1))
         projected = projected.view(batch, -1, _DIRECTIONS, rank + 2 * d_state).transpose(1, 2)
         low, b, c = torch.split(projected, [rank, d_state, d_state], -1)
-        y = directional_scan(
+        y = projected_scan(
             u,
-            low @ self.dt_proj.transpose(1, 2),  # (B, K, L, R) @ (K, R, E)
+            low,
+            self.dt_proj,
             -torch.exp(self.A_log.float() if self.A_log.itemsize < 4 else self.A_log),
             b,
             c,
@@ -141,6 +149,9 @@ class OmniBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = x + self.drop_path(self.scan(self.norm1(x)))
+        return by_rows(self._mixed, x, width=2 * self.mlp.fc1.out_features, out=x)
+
+    def _mixed(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
 

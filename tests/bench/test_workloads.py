@@ -43,10 +43,10 @@ def test_a_model_is_left_with_its_own_scan(small_models, monkeypatch) -> None:
     from rsmamba_models import rs_mamba
 
     monkeypatch.setenv(ENVIRONMENT, "reference")
-    before = rs_mamba.directional_scan
+    before = rs_mamba.projected_scan
     for form in workloads.build("model", {"model": "rsm_ss_nano", "side": 32}).forms.values():
         form.call()
-    assert rs_mamba.directional_scan is before
+    assert rs_mamba.projected_scan is before
     assert os.environ[ENVIRONMENT] == "reference"
 
 

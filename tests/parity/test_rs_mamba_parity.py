@@ -8,7 +8,13 @@ from cases import Case
 import rsmamba_models.rs_mamba as ours
 from rsmamba_models import import_official
 from rsmamba_models.importers.rs_mamba import load_block, load_ossm
-from rsmamba_models.ops import available_backends, directional_scan, scan_order, selective_scan
+from rsmamba_models.ops import (
+    available_backends,
+    directional_scan,
+    projected_scan,
+    scan_order,
+    selective_scan,
+)
 
 BACKENDS = [name for name, reason in available_backends().items() if not reason]
 FAST = [name for name in BACKENDS if name != "reference"]
@@ -123,12 +129,12 @@ def test_scan_and_merge_are_gather_and_scatter(nonsquare):
 def test_ossm_inside(nonsquare, backend, monkeypatch):
     calls = []
 
-    def spy(u, delta, A, B, C, D, delta_bias, order):
-        y = directional_scan(u, delta, A, B, C, D, delta_bias, order=order, backend=backend)
-        calls.append((u, delta, A, B, C, D, delta_bias, y))
+    def spy(u, low, dt_proj, *rest, order):
+        y = projected_scan(u, low, dt_proj, *rest, order=order, backend=backend)
+        calls.append((u, low @ dt_proj.transpose(1, 2), *rest, y))
         return y
 
-    monkeypatch.setattr(ours, "directional_scan", spy)
+    monkeypatch.setattr(ours, "projected_scan", spy)
     state = {k: torch.from_numpy(v) for k, v in nonsquare.state_dict().items()}
     module = load_ossm(state)
     with torch.no_grad():

@@ -8,6 +8,7 @@ from rsmamba_models.layers.conv import (
     Downsample,
     PatchEmbed,
 )
+from rsmamba_models.layers.rows import by_rows
 from rsmamba_models.layers.scan import SelectiveScan2d
 from rsmamba_models.layers.sizes import crop, pad_to, pad_to_multiple, resize
 
@@ -20,6 +21,7 @@ __all__ = [
     "Mlp",
     "PatchEmbed",
     "SelectiveScan2d",
+    "by_rows",
     "crop",
     "linear_init_",
     "pad_to",

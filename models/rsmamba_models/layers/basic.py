@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from rsmamba_models.layers.rows import by_rows
+
 
 class DropPath(nn.Module):
     """Drop a residual branch for whole samples in training (Huang et al., arXiv 1603.09382).
@@ -44,6 +46,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
+        return by_rows(self._pixels, x, width=self.fc1.out_features)
+
+    def _pixels(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(self.act(self.fc1(x)))
         return out
 

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rsmamba_models.layers.rows import by_rows
+
 
 class PatchEmbed(nn.Module):
     """Image to tokens at stride 4 by two overlapping convolutions (VMamba's "v2" stem).
@@ -22,7 +24,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, H/4, W/4, channels)."""
-        x = F.gelu(self.norm1(self.conv1(image).permute(0, 2, 3, 1)))
+        x = self.conv1(image).permute(0, 2, 3, 1)
+        x = by_rows(lambda x: F.gelu(self.norm1(x)), x, width=2 * x.shape[-1])
         x = self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         out: Tensor = self.norm2(x)
         return out

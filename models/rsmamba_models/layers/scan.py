@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsmamba_models.ops import directional_scan, scan_order
+from rsmamba_models.ops import projected_scan, scan_order
 from rsmamba_models.ops.orders import KINDS
 
 
@@ -73,9 +73,10 @@ class SelectiveScan2d(nn.Module):
         )
         projected = projected.view(batch, length, directions, rank + 2 * d_state).transpose(1, 2)
         low, b, c = torch.split(projected, [rank, d_state, d_state], -1)
-        y = directional_scan(
+        y = projected_scan(
             u.reshape(batch, length, inner),
-            low @ self.dt_proj.transpose(1, 2),  # (B, K, L, R) @ (K, R, E)
+            low,
+            self.dt_proj,
             -torch.exp(self.A_log.float() if self.A_log.itemsize < 4 else self.A_log),
             b,
             c,
