@@ -197,6 +197,13 @@ class Inference:
     tta: Annotated[
         Tta, typer.Option(help="Average over flips, or over all eight flips and rotations.")
     ] = Tta.none
+    resample: Annotated[
+        bool,
+        typer.Option(
+            "--resample/--no-resample",
+            help="Bring a scene whose pixel size is over 20 % off the checkpoint's to that size.",
+        ),
+    ] = True
     aoi: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Only inside these polygons.")
     ] = None
@@ -304,6 +311,7 @@ class Inference:
             device=self.device,
             precision=self.precision.value,
             tta=self.tta.value,
+            resample=self.resample,
             aoi=self.aoi,
             bbox=parse_bbox(self.bbox),
             probabilities=self.probabilities,

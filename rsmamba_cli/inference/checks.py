@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from rsmamba_cli.errors import InputError
+from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.mosaic import AnyScene
 from rsmamba_models import CheckpointMeta, InputSpec
 
@@ -63,18 +65,40 @@ def sample_range(scene: AnyScene) -> tuple[float, float] | None:
     return (low, high) if low <= high else None
 
 
-def gsd_warning(scene: AnyScene, meta: CheckpointMeta) -> str | None:
-    """A message when the scene's pixels are more than 20 % off the model's, else None."""
+def working_grid(
+    scene: AnyScene, meta: CheckpointMeta, resample: bool
+) -> tuple[Grid | None, str | None]:
+    """The grid that the model sees a scene on, where that is not the scene's own.
+
+    Args:
+        scene: whose grid the map has.
+        meta: says the pixel size of the training data.
+        resample: whether another grid may be used.
+
+    Returns:
+        The grid (None for the scene's own), and a message about it or None. Pixel sizes within
+        20 % of each other are taken as they are.
+
+    Raises:
+        InputError: the sizes differ more than fourfold.
+    """
     found = scene.grid.gsd_m()
     if meta.gsd is None or found is None:
-        return None
+        return None, None
     ratio = found / meta.gsd
     if 1 / 1.2 <= ratio <= 1.2:
-        return None
-    return (
-        f"{scene.path}: has {found:.3g} m a pixel, the model was trained at {meta.gsd:.3g} m: "
-        "expect it to miss things; resample the scene first (gdalwarp -tr ... -r average)"
-    )
+        return None, None
+    sizes = f"{scene.path}: has {found:.3g} m a pixel, the model was trained at {meta.gsd:.3g} m"
+    if not resample:
+        return None, f"{sizes}: expect it to miss things"
+    if not 1 / 4 <= ratio <= 4:
+        raise InputError(
+            f"{sizes}, more than fourfold apart: such a model sees other things. Take one that "
+            "was trained at about this size, or force it with --no-resample"
+        )
+    height, width = (max(1, round(side * ratio)) for side in scene.grid.shape)
+    grid = scene.grid.decimated(height, width)
+    return grid, f"{sizes}: the model sees it at {meta.gsd:.3g} m (--no-resample forbids that)"
 
 
 def georeference_warning(scenes: Sequence[AnyScene]) -> str | None:

@@ -14,8 +14,31 @@ QUANTITY_NODATA = 255
 """Of probabilities and uncertainty, whose values end at 250."""
 
 
+SCORES = "scores"
+"""The layer of probabilities that are still to be brought on to another grid."""
+SCORE_FULL = 65534
+SCORE_NODATA = 65535
+
+
 def block_arrays(plan: Plan, probabilities: Floats, wanted: Bools) -> dict[str, npt.NDArray[Any]]:
-    """All layers of one block.
+    """What a block holds; see `output_arrays`.
+
+    Where windows lie on another grid than the outputs, that is the probabilities in 65534 steps.
+    """
+    if plan.stored is None:
+        return output_arrays(plan, probabilities, wanted)
+    scaled = np.rint(np.clip(probabilities, 0, 1) * np.float32(SCORE_FULL)).astype(np.uint16)
+    scaled[:, ~wanted] = SCORE_NODATA
+    return {SCORES: scaled}
+
+
+def scores_of(stored: npt.NDArray[np.uint16]) -> tuple[Floats, Bools]:
+    """Probabilities (channels, h, w) and where there are any, from a stored layer of scores."""
+    return stored.astype(np.float32) / np.float32(SCORE_FULL), stored[0] != SCORE_NODATA
+
+
+def output_arrays(plan: Plan, probabilities: Floats, wanted: Bools) -> dict[str, npt.NDArray[Any]]:
+    """All layers that a part of the map holds.
 
     Args:
         plan: says which layers, and how a class is chosen.

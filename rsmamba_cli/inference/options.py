@@ -65,6 +65,8 @@ class PredictOptions:
         scheduler: address of a Dask scheduler whose workers do the work; each of them may use
             ``memory``, and all see the scene, the checkpoint and the output's folder under the
             same paths.
+        resample: bring a scene whose pixel size is more than 20 % off the checkpoint's to that
+            size for the model, and the probabilities back.
         mosaic: take all scenes as the sheets of one; `predict_mosaic` only.
         shard: (i, n): do the i-th of n parts only, and write no outputs; see `merge`.
     """
@@ -110,6 +112,7 @@ class PredictOptions:
     seed: int | None = None
     workers: int = 1
     scheduler: str | None = None
+    resample: bool = True
     mosaic: bool = False
     shard: tuple[int, int] | None = None
 

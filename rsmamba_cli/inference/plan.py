@@ -44,11 +44,13 @@ class Plan:
         cols: windows and weights from left to right.
         strips: indices into ``cols.cuts`` at which strips of columns begin, and the last cut.
         batch_size: windows a forward pass, the last batch padded.
-        layers: what every block holds.
+        layers: the rasters that are made.
         class_values: mask value of each class.
         nodata: mask value of pixels without an answer.
         threshold: for two classes, probability above which the second is chosen; else None.
         description: JSON values that say all of this and more (inputs, checkpoint, options).
+        stored: what every block holds, where windows lie on another grid than the rasters; None
+            is the layers themselves.
     """
 
     rows: AxisBlend
@@ -60,6 +62,7 @@ class Plan:
     nodata: int
     threshold: float | None
     description: Mapping[str, Any]
+    stored: Mapping[str, Layer] | None = None
 
     @property
     def window_shape(self) -> tuple[int, int]:
@@ -75,7 +78,9 @@ class Plan:
     def layout(self) -> Layout:
         """How the results are cut into blocks."""
         cuts = self.cols.cuts
-        return Layout(self.rows.cuts, tuple(cuts[s] for s in self.strips), self.layers)
+        return Layout(
+            self.rows.cuts, tuple(cuts[s] for s in self.strips), self.stored or self.layers
+        )
 
     def chunks(self, tall: int | None = None, done: Container[Key] = ()) -> Iterator[Chunk]:
         """What is left to do, strip by strip from the top.

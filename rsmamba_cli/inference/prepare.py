@@ -1,20 +1,23 @@
 """Everything that is settled before the first window: inputs, checkpoint, device, plan."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 import rsmamba_cli
 from rsmamba_cli.errors import InputError
 from rsmamba_cli.events import EventHandler, Warned
 from rsmamba_cli.inference.checkpoint import checkpoint_path, load_model, read_task_meta
-from rsmamba_cli.inference.checks import georeference_warning, gsd_warning, input_warnings
+from rsmamba_cli.inference.checks import georeference_warning, input_warnings, working_grid
 from rsmamba_cli.inference.device import resolve_device, resolve_precision
-from rsmamba_cli.inference.emit import QUANTITY_NODATA
+from rsmamba_cli.inference.emit import QUANTITY_NODATA, SCORE_NODATA, SCORES
 from rsmamba_cli.inference.inputs import Inputs, open_inputs
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.plan import (
@@ -33,12 +36,15 @@ from rsmamba_cli.inference.source import Source
 from rsmamba_cli.raster.blocks import Layer, canonical_json
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.opening import local_identity
+from rsmamba_cli.raster.resample import Axis, Resampled
 from rsmamba_cli.raster.selection import Selection
 from rsmamba_cli.raster.store import block_id
 from rsmamba_models import CheckpointMeta
 
 PLAN_FORMAT = 1
 _CACHE_LEAST = 64 << 20
+_BESIDE = 4
+"""Pixels around a selection within which resampling may look for it."""
 
 
 @dataclass
@@ -50,8 +56,10 @@ class Prepared:
         meta: of the checkpoint.
         checkpoint: its file.
         inputs: opened, in the order of the model's arguments.
-        grid: of the run and its outputs.
-        source: what the engine reads.
+        grid: of the outputs.
+        source: what the engine reads, on the grid of the windows: that of the outputs, or a
+            coarser or finer one of the same area.
+        map_source: the same on the grid of the outputs.
         device: to run on.
         precision: resolved.
         sampler: settings of a diffusion model's sampler, "seed" among them, or None.
@@ -65,6 +73,7 @@ class Prepared:
     inputs: Inputs
     grid: Grid
     source: Source
+    map_source: Source
     device: torch.device
     precision: str
     sampler: dict[str, Any] | None
@@ -108,7 +117,7 @@ class Prepared:
         cuts = plan.cols.cuts
         widest = max(cuts[b] - cuts[a] for a, b in zip(plan.strips, plan.strips[1:], strict=False))
         widest += 2 * (plan.cols.tile - min(plan.cols.tile, plan.cols.stride))
-        columns = min(widest, self.grid.width)
+        columns = min(widest, plan.cols.length)
         return (
             columns * column_bytes(plan.rows, plan.channels(), bands)
             + batch_bytes(plan.rows, plan.cols, plan.channels(), bands, plan.batch_size)
@@ -122,7 +131,7 @@ class Prepared:
         """
         pixels = self.grid.height * self.grid.width
         share = 0.0
-        for name, layer in self.plan.layers.items():
+        for name, layer in {**self.plan.layers, **(self.plan.stored or {})}.items():
             packed = 0.05 if name == "mask" else 0.5
             share += packed * layer.count * (2 if layer.dtype == "uint16" else 1)
         return int(pixels * share * (1 + 1 + 4 / 3)) + (1 << 16)
@@ -166,14 +175,24 @@ def prepare(
         if options.aoi is not None or options.bbox is not None:
             selection = Selection(grid, options.aoi, options.bbox, options.bbox_crs)
         _warn(inputs, meta, selection, on_event)
-        source = Source(inputs.readers, meta.inputs, selection)
-        plan = _plan(inputs, meta, options, device, precision, sampler, strips)
-        rows = min(plan.rows.tile, grid.height)
+        map_source = source = Source(inputs.readers, meta.inputs, selection)
+        working, message = working_grid(inputs.base_scene, meta, options.resample)
+        if message:
+            on_event(Warned(message))
+        if working is not None:
+            if options.update:
+                raise InputError("--update is for scenes of the model's own pixel size")
+            readers = [None if r is None else Resampled(r, working) for r in inputs.readers]
+            nearby = None if selection is None else _Nearby(selection, grid, working)
+            source = Source(readers, meta.inputs, nearby)
+        plan = _plan(inputs, working, meta, options, device, precision, sampler, strips)
+        # Rows of the scene under a row of windows.
+        rows = math.ceil(min(plan.rows.tile, plan.rows.length) * grid.height / plan.rows.length)
         cache = sum(scene.cache_bytes(rows) for scene in inputs.given)
         cache = max(_CACHE_LEAST, min(cache, options.memory_bytes() // (4 * options.workers)))
         prepared = Prepared(
-            options, meta, checkpoint, inputs, grid, source, device, precision, sampler, plan,
-            cache, stack.pop_all(),
+            options, meta, checkpoint, inputs, grid, source, map_source, device, precision,
+            sampler, plan, cache, stack.pop_all(),
         )  # fmt: skip
         forecast, bound = prepared.memory_forecast(), options.memory_bytes()
         if forecast > bound:
@@ -219,7 +238,6 @@ def _warn(
             continue
         messages.append(f"{scene.path}: {scene.note}" if scene.note else None)
         messages += input_warnings(scene, spec)
-    messages.append(gsd_warning(inputs.base_scene, meta))
     messages.append(georeference_warning([inputs.base_scene]))
     messages.append(selection.note if selection is not None else None)
     for message in messages:
@@ -227,8 +245,33 @@ def _warn(
             on_event(Warned(message))
 
 
+class _Nearby:
+    """The parts of a working grid that a selection on the map's grid reaches into.
+
+    Which pixels are answered is settled on the map's grid; here it is about sparing windows.
+    """
+
+    def __init__(self, selection: Selection, grid: Grid, working: Grid) -> None:
+        self._selection = selection
+        self._rows = Axis(grid.height, working.height)
+        self._cols = Axis(grid.width, working.width)
+
+    def touches(self, row: int, col: int, height: int, width: int) -> bool:
+        """Whether a window of the working grid has anything to do with the selection."""
+        top, bottom = self._rows.reach(row, row + height)
+        left, right = self._cols.reach(col, col + width)
+        return self._selection.touches(
+            top - _BESIDE, left - _BESIDE, bottom - top + 2 * _BESIDE, right - left + 2 * _BESIDE
+        )
+
+    def read(self, row: int, col: int, height: int, width: int) -> npt.NDArray[np.bool_]:
+        """True for all pixels of a window that touches."""
+        return np.full((height, width), self.touches(row, col, height, width))
+
+
 def _plan(
     inputs: Inputs,
+    working: Grid | None,
     meta: CheckpointMeta,
     options: PredictOptions,
     device: torch.device,
@@ -239,9 +282,8 @@ def _plan(
     tile = meta.tile if options.tile is None else options.tile
     overlap = meta.overlap if options.overlap is None else options.overlap
     trim = meta.trim if options.trim is None else options.trim
-    rows, cols = plan_axes(
-        inputs.grid.shape, tile, overlap, trim, options.blend, meta.size_multiple
-    )
+    shape = (working or inputs.grid).shape
+    rows, cols = plan_axes(shape, tile, overlap, trim, options.blend, meta.size_multiple)
     batch = (
         auto_batch_size((rows.tile, cols.tile), device.type)
         if options.batch_size == "auto"
@@ -267,12 +309,15 @@ def _plan(
         layers["probabilities"] = Layer(channels, "uint8", QUANTITY_NODATA)
     if options.uncertainty is not None:
         layers["uncertainty"] = Layer(1, "uint8", QUANTITY_NODATA)
+    stored = None if working is None else {SCORES: Layer(channels, "uint16", SCORE_NODATA)}
     resolved = resolved_options(
         options, rows.tile, cols.tile, rows.stride, cols.stride, trim, batch,
         threshold, device, precision,
     )  # fmt: skip
     if meta.task == "change":
         resolved["grid"] = options.grid
+    if working is not None:
+        resolved["resampled"] = list(shape)
     if sampler is not None:
         resolved["sampler"] = sampler
     names = [spec.name for spec in meta.inputs]
@@ -290,7 +335,9 @@ def _plan(
         "_strips": list(strips),
         "_paths": [scene.path for scene in inputs.given],
     }
-    return Plan(rows, cols, tuple(strips), batch, layers, values, nodata, threshold, description)
+    return Plan(
+        rows, cols, tuple(strips), batch, layers, values, nodata, threshold, description, stored
+    )  # fmt: skip
 
 
 def resolved_options(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rsmamba_cli.errors import OutputError, ResumeError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started
+from rsmamba_cli.inference.finished import finished_rows
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.prepare import Prepared, tags
 from rsmamba_cli.inference.update import cells_path, differing_tags, reuse_map, write_cells
@@ -133,9 +134,10 @@ MaskRows = Callable[[int, int], npt.NDArray[Any]]
 
 def mask_reader(prepared: Prepared, store: Store, check: Callable[[], None]) -> MaskRows:
     """Rows of the mask from the finished blocks, sieved if that is asked for."""
+    finished = finished_rows(prepared, store)
 
     def rows(first: int, last: int) -> npt.NDArray[Any]:
-        stripe: npt.NDArray[Any] = store.read_rows("mask", first, last)[0]
+        stripe: npt.NDArray[Any] = finished.read_rows("mask", first, last)[0]
         return stripe
 
     options, plan = prepared.options, prepared.plan
@@ -265,6 +267,7 @@ class MapOutputs:
         on_event(Started("write", stripes * len(plan.layers), "stripe"))
 
         mask_rows = mask_reader(prepared, store, check)
+        finished = finished_rows(prepared, store)
 
         def rows(layer: str) -> Iterator[npt.NDArray[Any]]:
             for first in range(0, grid.height, BLOCK):
@@ -273,7 +276,7 @@ class MapOutputs:
                     stripe = mask_rows(first, last)[None]
                     tally.add(stripe[0], first)
                 else:
-                    stripe = store.read_rows(layer, first, last)
+                    stripe = finished.read_rows(layer, first, last)
                 yield stripe
                 on_event(Progress("write"))
 

@@ -16,6 +16,7 @@ from rasterio.windows import Window
 
 from rsmamba_cli.errors import InputError, OutputError, ResumeError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started
+from rsmamba_cli.inference.finished import finished_rows
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.prepare import Prepared, tags
 from rsmamba_cli.inference.products import Tally, mask_reader, polygons_of, raster_spec
@@ -160,6 +161,7 @@ class SheetOutputs:
         plan, grid, mosaic = prepared.plan, prepared.grid, _mosaic_of(prepared)
         work = store.folder / "final"
         mask_rows = mask_reader(prepared, store, check)
+        finished = finished_rows(prepared, store)
         tally = Tally.of((*plan.class_values, plan.nodata), grid.area_table())
         spec = raster_spec("mask", prepared, tags(prepared))
         on_event(Started("write", len(mosaic.sheets), "sheet"))
@@ -178,7 +180,7 @@ class SheetOutputs:
                     if prepared.options.sieve:
                         yield mask_rows(first, last)[None, :, left:right]
                     else:
-                        yield store.read_rows("mask", first, last, left, right)
+                        yield finished.read_rows("mask", first, last, left, right)
 
             write_cog(temporary, sheet.grid, spec, rows(), check)
             if final.exists() and _digest(final) == _digest(temporary):

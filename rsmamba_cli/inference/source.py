@@ -1,15 +1,13 @@
 """What the engine reads: normalised inputs and the pixels that want an answer."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from rsmamba_cli.inference.normalise import normalise
 from rsmamba_cli.raster.grid import Grid
-from rsmamba_cli.raster.mosaic import Mosaic
-from rsmamba_cli.raster.selection import Selection
 from rsmamba_models import InputSpec
 
 Floats = npt.NDArray[np.float32]
@@ -23,6 +21,23 @@ class Reader(Protocol):
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Floats, Bools]:
         """Raw values (bands, height, width) and validity (height, width)."""
+        ...
+
+
+@runtime_checkable
+class Touching(Protocol):
+    """What knows without reading that a window holds nothing."""
+
+    def touches(self, row: int, col: int, height: int, width: int) -> bool:
+        """Whether a window may hold something."""
+        ...
+
+
+class Wanted(Touching, Protocol):
+    """Which pixels of the run's grid are asked for (a `Selection`)."""
+
+    def read(self, row: int, col: int, height: int, width: int) -> Bools:
+        """True where a pixel is asked for, (height, width)."""
         ...
 
 
@@ -40,7 +55,7 @@ class Source:
         self,
         readers: Sequence[Reader | None],
         specs: Sequence[InputSpec],
-        selection: Selection | None,
+        selection: Wanted | None,
     ) -> None:
         self._readers = tuple(readers)
         self._transforms = tuple(spec.transform for spec in specs)
@@ -49,13 +64,8 @@ class Source:
 
     def touches(self, row: int, col: int, height: int, width: int) -> bool:
         """Whether any pixel of a window may want an answer; False costs no reading."""
-        if self._selection is not None and not self._selection.touches(row, col, height, width):
-            return False
-        return all(
-            reader.touches(row, col, height, width)
-            for reader in self._readers
-            if isinstance(reader, Mosaic)
-        )
+        askable = (self._selection, *self._readers)
+        return all(x.touches(row, col, height, width) for x in askable if isinstance(x, Touching))
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[tuple[Floats, ...], Bools]:
         """Read a window inside the grid.

@@ -81,7 +81,7 @@ def test_values_unlike_the_training_data_are_warned_about(
     assert ("was trained on uint8" in text) == warns
 
 
-@pytest.mark.parametrize(("gsd", "warns"), [(0.5, False), (0.59, False), (0.65, True), (0.1, True)])
+@pytest.mark.parametrize(("gsd", "warns"), [(0.5, False), (0.59, False), (0.65, True), (0.2, True)])
 def test_another_resolution_is_warned_about(scene_factory, tmp_path, use_model, gsd, warns):
     use_model(Constant(1.0), meta_of(3, 2, gsd=0.5))
     assert ("m a pixel" in warnings_of(scene_factory(gsd=gsd), tmp_path)) == warns
