@@ -258,6 +258,9 @@ def write_tile(
                 sink.write(bands)
                 if classes and len(bands) == 1 and bands.dtype == np.uint8:
                     colors = {c.value: (*c.color, 255) for c in classes if 0 <= c.value <= 255}
+                    if nodata is not None:
+                        # A PNG's colour table has to reach as far as its values.
+                        colors[int(nodata)] = (128, 128, 128, 255)
                     sink.write_colormap(1, colors)
         temporary.replace(target)
     except (RasterioError, OSError) as error:

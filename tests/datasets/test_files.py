@@ -7,7 +7,7 @@ import pytest
 import rasterio
 from miniatures import blocks, segmentation_folder, write_image
 
-from rsmamba_cli.datasets import IGNORE, open_dataset, open_split
+from rsmamba_cli.datasets import IGNORE, DatasetClass, open_dataset, open_split
 from rsmamba_cli.datasets.files import read_header, read_image, read_label, write_tile
 from rsmamba_cli.errors import DatasetError
 
@@ -119,3 +119,12 @@ def test_a_tile_without_georeference_is_a_png(tmp_path: Path) -> None:
     path = write_tile(tmp_path / "out.v1", np.ones((3, 5, 7), np.uint8))
     assert path.name == "out.v1.png"
     assert [p.name for p in tmp_path.iterdir()] == ["out.v1.png"]
+
+
+def test_a_painted_png_holds_pixels_without_data(tmp_path: Path) -> None:
+    classes = (DatasetClass(0, "no", (0, 0, 0)), DatasetClass(1, "yes", (255, 255, 255)))
+    values = np.array([[0, 1, 255]], np.uint8)
+    path = write_tile(tmp_path / "out", values, classes=classes, nodata=255)
+    with rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(dataset.read(1), values)
+        assert dataset.colormap(1)[255] == (128, 128, 128, 255)
