@@ -1,4 +1,4 @@
-// The backward kernel: checkpoints of the state, recomputation chunk by chunk, a reverse sweep.
+// The backward kernel: recomputes states between checkpoints, then sweeps each chunk in reverse.
 //
 // With a_t = exp(dt_t A), h_t = a_t h_{t-1} + dt_t u_t B_t, y_t = C_t . h_t and g the gradient that
 // arrives from later steps, one reverse step is
@@ -9,7 +9,8 @@
 //
 // kPair vectors of channels go together, because the sums over the channels (dB, dC) cross the
 // lanes: adding the vectors first halves the number of such sums. kPart states go together, so that
-// their G and dA stay in registers.
+// their G and dA stay in registers. As many pairs share a chunk as have room for their states near
+// the core: whole rows of the map are read at once, and rows of dB and dC written once.
 #pragma once
 
 #include "forward.h"
@@ -22,29 +23,59 @@ constexpr int kPair = 2;
 constexpr int kPart = 4;
 constexpr int kSpan = 16;            // steps between checkpoints
 constexpr int kChunksPerFlush = 32;  // float sums are moved to doubles this often
+constexpr int kMostPairs = 12;
 static_assert(2 * kPart <= 8, "reduce8 takes the dB and dC of one part");
 
 struct ReverseSteps {
   float dt[kPair][kSpan * W];
   float dtu[kPair][kSpan * W];
-  float slope[kPair][kSpan * W];
   float grad[kPair][kSpan * W];
   float grad_b_dot[kPair][kSpan * W];  // G . B
   float grad_a_dot[kPair][kSpan * W];  // sum over n of w A log2(e)
   float history[(kSpan + 1) * kPair * kPart * W];
   float decay[kSpan * kPair * kPart * W];
-  float sums[kSpan * 8];
 };
 
-// Where one pair of vectors keeps what outlives a chunk; all [vector][state][lane].
-struct PairState {
-  float* a;
-  float* state;
-  float* grad_state;
-  float* grad_a;
+// Up to kPair vectors of channels, and what they keep while time passes. The arrays are
+// [vector][state][lane]; sums over time go through floats to doubles.
+struct Pair {
+  int64_t channel;
+  int vectors;
+  int lanes[kPair];
+  float *a, *state, *grad_state, *grad_a;
   double* grad_a_total;
-  float* checkpoints;  // [chunk][vector][state][lane]
+  float bias_sum[kPair * W], skip_sum[kPair * W];
+  double bias_total[kPair * W], skip_total[kPair * W];
 };
+
+// The maps of one image and direction.
+struct Maps {
+  int64_t direction;
+  const float *u, *delta, *b, *c, *grad;
+  const int32_t* order;
+  float *grad_u, *grad_delta, *grad_b, *grad_c;
+  bool accumulate_u;
+};
+
+// The positions of a chunk, those of the chunk that follows, and the rows of B and C.
+struct Chunk {
+  const int32_t *now, *next;
+  int count;
+  const float *b[kSpan], *c[kSpan];
+};
+
+inline int64_t pairs_together(const ScanProblem& s, int64_t channels) {
+  const int64_t all = (channels + kPair * W - 1) / (kPair * W);
+  const int64_t room = 256 / (s.states * W);
+  const int64_t most = room < 1 ? 1 : room > kMostPairs ? kMostPairs : room;
+  return all < most ? all : most;
+}
+
+inline int64_t backward_scratch(const ScanProblem& s) {
+  const int64_t chunks = (s.length + kSpan - 1) / kSpan;
+  const int64_t each = kPair * s.states * W;
+  return pairs_together(s, s.channels) * each * (chunks + 4 + 2) + kSpan * 2 * s.states;
+}
 
 template <int NS>
 RS_INLINE void advance_quietly(const float* a, float* state, const float* dt, const float* dtu,
@@ -61,31 +92,76 @@ RS_INLINE void advance_quietly(const float* a, float* state, const float* dt, co
   for (int n = 0; n < NS; ++n) store(state + n * W, h[n]);
 }
 
-// One chunk backwards for NS states of VV vectors, `stride` floats apart.
+// One reverse step of NS states of VV vectors, whose arrays are `stride` floats apart: sums gets
+// the NS rows of dB, then those of dC, not yet summed over the lanes.
 template <int VV, int NS>
-RS_INLINE void reverse_part(ReverseSteps& r, const PairState& p, int64_t stride,
-                            const float* checkpoint, const float* const* b, const float* const* c,
-                            int64_t n0, int count) {
+RS_INLINE void reverse_step(ReverseSteps& r, const float* a, int64_t stride, const float* b,
+                            const float* c, int t, V g[VV][NS], V ga[VV][NS], V* sums) {
   constexpr int kStep = VV * NS * W;
+  for (int v = 0; v < VV; ++v) {
+    const V dt = load(r.dt[v] + t * W);
+    const V dtu = load(r.dtu[v] + t * W);
+    const V gy = load(r.grad[v] + t * W);
+    V b_dot = load(r.grad_b_dot[v] + t * W);
+    V a_dot = load(r.grad_a_dot[v] + t * W);
+    for (int n = 0; n < NS; ++n) {
+      const float* history = r.history + t * kStep + (v * NS + n) * W;
+      const V total = fma(gy, set1(c[n]), g[v][n]);
+      const V h = load(history + kStep);
+      sums[n] = v == 0 ? mul(total, dtu) : fma(total, dtu, sums[n]);
+      sums[NS + n] = v == 0 ? mul(gy, h) : fma(gy, h, sums[NS + n]);
+      b_dot = fma(total, set1(b[n]), b_dot);
+      g[v][n] = mul(total, load(r.decay + t * kStep + (v * NS + n) * W));
+      const V w = mul(g[v][n], load(history));
+      ga[v][n] = fma(w, dt, ga[v][n]);
+      a_dot = fma(w, load(a + v * stride + n * W), a_dot);
+    }
+    store(r.grad_b_dot[v] + t * W, b_dot);
+    store(r.grad_a_dot[v] + t * W, a_dot);
+  }
+}
+
+// Adds the sums of one or more steps to the rows [step][dB, dC][state], or begins them.
+template <int NS>
+RS_INLINE void add_sums(const float* sums, int steps, float* rows, int64_t states, bool begin) {
+  for (int i = 0; i < steps; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      float* row = rows + (2 * i + half) * states;
+      const float* more = sums + (2 * i + half) * NS;
+      for (int n = 0; n < NS; ++n) row[n] = begin ? more[n] : row[n] + more[n];
+    }
+  }
+}
+
+// One chunk backwards for the states n0 .. n0 + NS - 1 of a pair.
+template <int VV, int NS>
+RS_INLINE void reverse_part(ReverseSteps& r, const Pair& p, int64_t states,
+                            const float* checkpoint, const Chunk& chunk, int64_t n0, float* rows,
+                            bool begin) {
+  constexpr int kStep = VV * NS * W;
+  const int64_t stride = states * W;
+  const float* a = p.a + n0 * W;
   {
     V h[VV][NS];
     for (int v = 0; v < VV; ++v) {
       for (int n = 0; n < NS; ++n) h[v][n] = load(checkpoint + v * stride + (n0 + n) * W);
     }
-    for (int t = 0; t < count; ++t) {
+    for (int t = 0; t < chunk.count; ++t) {
       for (int v = 0; v < VV; ++v) {
         const V dt = load(r.dt[v] + t * W);
         const V dtu = load(r.dtu[v] + t * W);
         for (int n = 0; n < NS; ++n) {
-          const V decay = exp2(mul(dt, load(p.a + v * stride + (n0 + n) * W)));
+          const V decay = exp2(mul(dt, load(a + v * stride + n * W)));
           store(r.history + t * kStep + (v * NS + n) * W, h[v][n]);
           store(r.decay + t * kStep + (v * NS + n) * W, decay);
-          h[v][n] = fma(h[v][n], decay, mul(dtu, set1(b[t][n0 + n])));
+          h[v][n] = fma(h[v][n], decay, mul(dtu, set1(chunk.b[t][n0 + n])));
         }
       }
     }
     for (int v = 0; v < VV; ++v) {
-      for (int n = 0; n < NS; ++n) store(r.history + count * kStep + (v * NS + n) * W, h[v][n]);
+      for (int n = 0; n < NS; ++n) {
+        store(r.history + chunk.count * kStep + (v * NS + n) * W, h[v][n]);
+      }
     }
   }
   V g[VV][NS];
@@ -96,31 +172,25 @@ RS_INLINE void reverse_part(ReverseSteps& r, const PairState& p, int64_t stride,
       ga[v][n] = load(p.grad_a + v * stride + (n0 + n) * W);
     }
   }
-  for (int t = count - 1; t >= 0; --t) {
-    V sums[8];
-    for (int i = 2 * NS; i < 8; ++i) sums[i] = set1(0.0f);
-    for (int v = 0; v < VV; ++v) {
-      const V dt = load(r.dt[v] + t * W);
-      const V dtu = load(r.dtu[v] + t * W);
-      const V gy = load(r.grad[v] + t * W);
-      V b_dot = load(r.grad_b_dot[v] + t * W);
-      V a_dot = load(r.grad_a_dot[v] + t * W);
-      for (int n = 0; n < NS; ++n) {
-        const float* history = r.history + t * kStep + (v * NS + n) * W;
-        const V total = fma(gy, set1(c[t][n0 + n]), g[v][n]);
-        const V h = load(history + kStep);
-        sums[n] = v == 0 ? mul(total, dtu) : fma(total, dtu, sums[n]);
-        sums[NS + n] = v == 0 ? mul(gy, h) : fma(gy, h, sums[NS + n]);
-        b_dot = fma(total, set1(b[t][n0 + n]), b_dot);
-        g[v][n] = mul(total, load(r.decay + t * kStep + (v * NS + n) * W));
-        const V w = mul(g[v][n], load(history));
-        ga[v][n] = fma(w, dt, ga[v][n]);
-        a_dot = fma(w, load(p.a + v * stride + (n0 + n) * W), a_dot);
-      }
-      store(r.grad_b_dot[v] + t * W, b_dot);
-      store(r.grad_a_dot[v] + t * W, a_dot);
+  constexpr int kSteps = 8 / (2 * NS);  // whose sums over the lanes go together
+  float sums[8];
+  float* row = rows + n0;
+  int t = chunk.count;
+  for (; t % kSteps > 0; --t) {
+    V one[8];
+    for (int i = 2 * NS; i < 8; ++i) one[i] = set1(0.0f);
+    reverse_step<VV, NS>(r, a, stride, chunk.b[t - 1] + n0, chunk.c[t - 1] + n0, t - 1, g, ga, one);
+    reduce8(one, sums);
+    add_sums<NS>(sums, 1, row + (t - 1) * 2 * states, states, begin);
+  }
+  for (; t > 0; t -= kSteps) {
+    V some[8];
+    for (int i = 1; i <= kSteps; ++i) {
+      reverse_step<VV, NS>(r, a, stride, chunk.b[t - i] + n0, chunk.c[t - i] + n0, t - i, g, ga,
+                           some + (kSteps - i) * 2 * NS);
     }
-    reduce8(sums, r.sums + t * 8);
+    reduce8(some, sums);
+    add_sums<NS>(sums, kSteps, row + (t - kSteps) * 2 * states, states, begin);
   }
   for (int v = 0; v < VV; ++v) {
     for (int n = 0; n < NS; ++n) {
@@ -130,239 +200,257 @@ RS_INLINE void reverse_part(ReverseSteps& r, const PairState& p, int64_t stride,
   }
 }
 
-// Adds the sums over the channels to the rows of dB and dC, or starts the rows with them.
-template <int NS>
-RS_INLINE void write_sums(const ReverseSteps& r, const int32_t* now, float* grad_b, float* grad_c,
-                          int64_t states, int64_t n0, int count, bool start) {
-  for (int t = 0; t < count; ++t) {
-    float* bt = grad_b + now[t] * states + n0;
-    float* ct = grad_c + now[t] * states + n0;
-    const float* sums = r.sums + t * 8;
-    for (int n = 0; n < NS; ++n) {
-      bt[n] = start ? sums[n] : bt[n] + sums[n];
-      ct[n] = start ? sums[NS + n] : ct[n] + sums[NS + n];
-    }
-  }
-}
-
-inline int64_t backward_scratch(const ScanProblem& s) {
-  const int64_t chunks = (s.length + kSpan - 1) / kSpan;
-  const int64_t each = kPair * s.states * W;
-  return each * (chunks + 4) + 2 * each;
-}
-
-// What of a pair does not change along one direction.
-struct PairPlace {
-  int64_t direction;
-  int64_t channel;
-  int lanes[kPair];
-  const float *u, *delta, *b, *c, *grad;
-  const int32_t* order;
-  float *grad_u, *grad_delta, *grad_b, *grad_c;
-  bool accumulate_u, start_sums;
-};
-
+// The states of a pair through one chunk. The steps after softplus are left where their gradients
+// will be written, for the way back.
 template <int VV>
-RS_INLINE void stage(const ScanProblem& s, const PairPlace& at, const int32_t* now,
-                     const int32_t* next, int count, bool with_gradient, ReverseSteps& r) {
+RS_INLINE void forward_chunk(const ScanProblem& s, const Maps& m, const Chunk& chunk,
+                             const Pair& p, ReverseSteps& r) {
   for (int v = 0; v < VV; ++v) {
-    const int64_t d = at.channel + v * W;
-    const int lanes = at.lanes[v];
+    const int64_t d = p.channel + v * W;
+    const int lanes = p.lanes[v];
     const V bias =
-        s.bias ? load_some(s.bias + at.direction * s.channels + d, lanes) : set1(0.0f);
-    for (int t = 0; t < count; ++t) {
-      const V x = add(load_some(at.delta + now[t] * s.delta_length + d, lanes), bias);
-      const V u = load_some(at.u + now[t] * s.u_length + d, lanes);
-      __builtin_prefetch(at.delta + next[t] * s.delta_length + d);
-      __builtin_prefetch(at.u + next[t] * s.u_length + d);
-      if (with_gradient) {
-        __builtin_prefetch(at.grad + next[t] * s.grad_length + d);
-        __builtin_prefetch(at.grad_u + next[t] * s.channels + d, 1);
-        __builtin_prefetch(at.grad_delta + next[t] * s.channels + d, 1);
-      }
-      V y = set1(0.0f);
-      const V dt = s.softplus ? softplus(x, &y) : x;
+        s.bias ? load_some(s.bias + m.direction * s.channels + d, lanes) : set1(0.0f);
+    for (int t = 0; t < chunk.count; ++t) {
+      const int64_t at = chunk.now[t];
+      const V x = add(load_some(m.delta + at * s.delta_length + d, lanes), bias);
+      const V u = load_some(m.u + at * s.u_length + d, lanes);
+      __builtin_prefetch(m.delta + chunk.next[t] * s.delta_length + d);
+      __builtin_prefetch(m.u + chunk.next[t] * s.u_length + d);
+      const V dt = s.softplus ? softplus(x) : x;
       store(r.dt[v] + t * W, dt);
       store(r.dtu[v] + t * W, mul(dt, u));
-      if (with_gradient) {
-        store(r.slope[v] + t * W, s.softplus ? softplus_slope(x, y) : set1(1.0f));
-        store(r.grad[v] + t * W, load_some(at.grad + now[t] * s.grad_length + d, lanes));
-        store(r.grad_b_dot[v] + t * W, set1(0.0f));
-        store(r.grad_a_dot[v] + t * W, set1(0.0f));
-      }
+      store_some(m.grad_delta + at * s.channels + d, dt, lanes);
+    }
+    const float* a = p.a + v * s.states * W;
+    float* state = p.state + v * s.states * W;
+    int64_t n = 0;
+    for (; n + kGroup <= s.states; n += kGroup) {
+      advance_quietly<kGroup>(a + n * W, state + n * W, r.dt[v], r.dtu[v], chunk.b, n,
+                              chunk.count);
+    }
+    for (; n + 4 <= s.states; n += 4) {
+      advance_quietly<4>(a + n * W, state + n * W, r.dt[v], r.dtu[v], chunk.b, n, chunk.count);
+    }
+    for (; n < s.states; ++n) {
+      advance_quietly<1>(a + n * W, state + n * W, r.dt[v], r.dtu[v], chunk.b, n, chunk.count);
     }
   }
 }
 
+// One chunk backwards for a pair: its part of du, ddelta and the sums, and of the rows of dB and
+// dC.
 template <int VV>
-inline void backward_pair(const ScanProblem& s, const BackwardTask& task, const PairPlace& at,
-                          const PairState& p, ReverseSteps& r) {
+RS_INLINE void reverse_chunk(const ScanProblem& s, const Maps& m, const Chunk& chunk,
+                             const float* checkpoint, Pair& p, ReverseSteps& r, float* rows,
+                             bool begin) {
   constexpr float kLn2 = 0.693147181f;
-  const int64_t stride = s.states * W;
-  const int64_t chunks = (s.length + kSpan - 1) / kSpan;
-  const float* b[kSpan];
-  const float* c[kSpan];
-
   for (int v = 0; v < VV; ++v) {
-    pack_a(s, at.direction, at.channel + v * W, at.lanes[v], p.a + v * stride);
-  }
-  const size_t bytes = static_cast<size_t>(VV * stride) * sizeof(float);
-  memset(p.state, 0, bytes);
-  memset(p.grad_state, 0, bytes);
-  memset(p.grad_a, 0, bytes);
-  for (int64_t i = 0; i < VV * stride; ++i) p.grad_a_total[i] = 0.0;
-
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    memcpy(p.checkpoints + chunk * kPair * stride, p.state, bytes);
-    if (chunk + 1 == chunks) break;
-    const int32_t* now = at.order + chunk * kSpan;
-    for (int t = 0; t < kSpan; ++t) b[t] = at.b + now[t] * s.b_length;
-    const int32_t* next = chunk + 2 < chunks ? now + kSpan : now;
-    stage<VV>(s, at, now, next, kSpan, false, r);
-    for (int v = 0; v < VV; ++v) {
-      const float* a = p.a + v * stride;
-      float* state = p.state + v * stride;
-      int64_t n = 0;
-      for (; n + kGroup <= s.states; n += kGroup) {
-        advance_quietly<kGroup>(a + n * W, state + n * W, r.dt[v], r.dtu[v], b, n, kSpan);
-      }
-      for (; n + 4 <= s.states; n += 4) {
-        advance_quietly<4>(a + n * W, state + n * W, r.dt[v], r.dtu[v], b, n, kSpan);
-      }
-      for (; n < s.states; ++n) {
-        advance_quietly<1>(a + n * W, state + n * W, r.dt[v], r.dtu[v], b, n, kSpan);
-      }
+    const int64_t d = p.channel + v * W;
+    for (int t = 0; t < chunk.count; ++t) {
+      const int64_t at = chunk.now[t];
+      const int64_t next = chunk.next[t];
+      const V dt = load_some(m.grad_delta + at * s.channels + d, p.lanes[v]);
+      const V u = load_some(m.u + at * s.u_length + d, p.lanes[v]);
+      __builtin_prefetch(m.u + next * s.u_length + d);
+      __builtin_prefetch(m.grad + next * s.grad_length + d);
+      store(r.dt[v] + t * W, dt);
+      store(r.dtu[v] + t * W, mul(dt, u));
+      store(r.grad[v] + t * W, load_some(m.grad + at * s.grad_length + d, p.lanes[v]));
+      store(r.grad_b_dot[v] + t * W, set1(0.0f));
+      store(r.grad_a_dot[v] + t * W, set1(0.0f));
     }
   }
 
-  // Sums over time, in three stages so that a million steps lose no accuracy: in registers, in
-  // floats over kChunksPerFlush chunks, in doubles.
-  double bias_total[VV * W] = {};
-  double skip_total[VV * W] = {};
-  alignas(64) float bias_sum[VV * W] = {};
-  alignas(64) float skip_sum[VV * W] = {};
-  V skip[VV];
+  int64_t n = 0;
+  for (; n + kPart <= s.states; n += kPart) {
+    reverse_part<VV, kPart>(r, p, s.states, checkpoint, chunk, n, rows, begin);
+  }
+  for (; n < s.states; ++n) {
+    reverse_part<VV, 1>(r, p, s.states, checkpoint, chunk, n, rows, begin);
+  }
+
+  const bool skips = m.direction == 0 && s.skip;
   for (int v = 0; v < VV; ++v) {
-    skip[v] = set1(0.0f);
-    if (at.direction == 0 && s.skip) {
-      for (int64_t j = 0; j < s.directions; ++j) {
-        const float* weights = s.skip + j * s.channels + at.channel + v * W;
-        skip[v] = add(skip[v], load_some(weights, at.lanes[v]));
-      }
+    const int64_t d = p.channel + v * W;
+    const int lanes = p.lanes[v];
+    V skip = set1(0.0f);
+    for (int64_t j = 0; skips && j < s.directions; ++j) {
+      skip = add(skip, load_some(s.skip + j * s.channels + d, lanes));
     }
+    V bias_sum = load(p.bias_sum + v * W);
+    V skip_sum = load(p.skip_sum + v * W);
+    for (int t = 0; t < chunk.count; ++t) {
+      const int64_t at = chunk.now[t];
+      const int64_t next = chunk.next[t];
+      __builtin_prefetch(m.grad_u + next * s.channels + d, 1);
+      __builtin_prefetch(m.grad_delta + next * s.channels + d, 1);
+      const V u = load_some(m.u + at * s.u_length + d, lanes);
+      const V dt = load(r.dt[v] + t * W);
+      const V gy = load(r.grad[v] + t * W);
+      const V b_dot = load(r.grad_b_dot[v] + t * W);
+      V raw = fma(b_dot, u, mul(load(r.grad_a_dot[v] + t * W), set1(kLn2)));
+      if (s.softplus) raw = mul(raw, one_minus_exp(dt));
+      store_some(m.grad_delta + at * s.channels + d, raw, lanes);
+      bias_sum = add(bias_sum, raw);
+      V gu = mul(b_dot, dt);
+      if (skips) {
+        gu = fma(gy, skip, gu);
+        skip_sum = fma(gy, u, skip_sum);
+      }
+      float* out = m.grad_u + at * s.channels + d;
+      store_some(out, m.accumulate_u ? add(load_some(out, lanes), gu) : gu, lanes);
+    }
+    store(p.bias_sum + v * W, bias_sum);
+    store(p.skip_sum + v * W, skip_sum);
   }
+}
 
-  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-    const int64_t left = s.length - chunk * kSpan;
-    const int count = static_cast<int>(left < kSpan ? left : kSpan);
-    const int32_t* now = at.order + chunk * kSpan;
-    const int32_t* next = chunk > 0 ? now - kSpan : now;
-    for (int t = 0; t < count; ++t) {
-      b[t] = at.b + now[t] * s.b_length;
-      c[t] = at.c + now[t] * s.c_length;
-      __builtin_prefetch(at.b + next[t] * s.b_length);
-      __builtin_prefetch(at.c + next[t] * s.c_length);
-      __builtin_prefetch(at.grad_b + next[t] * s.states, 1);
-      __builtin_prefetch(at.grad_c + next[t] * s.states, 1);
-    }
-    stage<VV>(s, at, now, next, count, true, r);
-    const float* checkpoint = p.checkpoints + chunk * kPair * stride;
-    int64_t n = 0;
-    for (; n + kPart <= s.states; n += kPart) {
-      reverse_part<VV, kPart>(r, p, stride, checkpoint, b, c, n, count);
-      write_sums<kPart>(r, now, at.grad_b, at.grad_c, s.states, n, count, at.start_sums);
-    }
-    for (; n < s.states; ++n) {
-      reverse_part<VV, 1>(r, p, stride, checkpoint, b, c, n, count);
-      write_sums<1>(r, now, at.grad_b, at.grad_c, s.states, n, count, at.start_sums);
-    }
-
-    for (int v = 0; v < VV; ++v) {
-      const int64_t d = at.channel + v * W;
-      const int lanes = at.lanes[v];
-      V bias_part = load(bias_sum + v * W);
-      V skip_part = load(skip_sum + v * W);
-      for (int t = 0; t < count; ++t) {
-        const V u = load_some(at.u + now[t] * s.u_length + d, lanes);
-        const V gy = load(r.grad[v] + t * W);
-        const V b_dot = load(r.grad_b_dot[v] + t * W);
-        const V a_dot = mul(load(r.grad_a_dot[v] + t * W), set1(kLn2));
-        const V raw = mul(fma(b_dot, u, a_dot), load(r.slope[v] + t * W));
-        store_some(at.grad_delta + now[t] * s.channels + d, raw, lanes);
-        bias_part = add(bias_part, raw);
-        V gu = mul(b_dot, load(r.dt[v] + t * W));
-        if (at.direction == 0 && s.skip) {
-          gu = fma(gy, skip[v], gu);
-          skip_part = fma(gy, u, skip_part);
-        }
-        float* out = at.grad_u + now[t] * s.channels + d;
-        store_some(out, at.accumulate_u ? add(load_some(out, lanes), gu) : gu, lanes);
-      }
-      store(bias_sum + v * W, bias_part);
-      store(skip_sum + v * W, skip_part);
-    }
-    if (chunk % kChunksPerFlush == 0) {
-      for (int64_t i = 0; i < VV * stride; ++i) p.grad_a_total[i] += p.grad_a[i];
-      memset(p.grad_a, 0, bytes);
-      for (int i = 0; i < VV * W; ++i) {
-        bias_total[i] += bias_sum[i];
-        skip_total[i] += skip_sum[i];
-        bias_sum[i] = skip_sum[i] = 0.0f;
-      }
-    }
+// Moves the sums of some chunks from floats to doubles: a million steps lose no accuracy.
+inline void flush_sums(Pair& p, int64_t each) {
+  for (int64_t i = 0; i < each; ++i) {
+    p.grad_a_total[i] += p.grad_a[i];
+    p.grad_a[i] = 0.0f;
   }
+  for (int i = 0; i < kPair * W; ++i) {
+    p.bias_total[i] += p.bias_sum[i];
+    p.skip_total[i] += p.skip_sum[i];
+    p.bias_sum[i] = p.skip_sum[i] = 0.0f;
+  }
+}
 
-  for (int v = 0; v < VV; ++v) {
-    for (int i = 0; i < at.lanes[v]; ++i) {
-      const int64_t d = at.channel + v * W + i;
-      const int64_t kd = at.direction * s.channels + d;
+// Lays the arrays of a pair out from `scratch` on and sets them up for one direction; returns where
+// the next pair's begin.
+inline float* begin_pair(const ScanProblem& s, const Maps& m, int64_t channel, int64_t channel_end,
+                         float* scratch, Pair& p) {
+  const int64_t each = kPair * s.states * W;
+  memset(&p, 0, sizeof(p));
+  memset(scratch, 0, static_cast<size_t>(each) * 6 * sizeof(float));
+  p.channel = channel;
+  p.grad_a_total = reinterpret_cast<double*>(scratch);
+  p.a = scratch + 2 * each;
+  p.state = p.a + each;
+  p.grad_state = p.state + each;
+  p.grad_a = p.grad_state + each;
+  for (int v = 0; v < kPair && channel + v * W < channel_end; ++v) {
+    const int64_t rest = channel_end - channel - v * W;
+    p.lanes[v] = static_cast<int>(rest < W ? rest : W);
+    p.vectors = v + 1;
+    pack_a(s, m.direction, channel + v * W, p.lanes[v], p.a + v * s.states * W);
+  }
+  return p.grad_a + each;
+}
+
+inline void end_pair(const ScanProblem& s, const BackwardTask& task, int64_t direction,
+                     const Pair& p) {
+  for (int v = 0; v < p.vectors; ++v) {
+    for (int i = 0; i < p.lanes[v]; ++i) {
+      const int64_t d = p.channel + v * W + i;
+      const int64_t kd = direction * s.channels + d;
       for (int64_t n = 0; n < s.states; ++n) {
-        task.grad_a[kd * s.states + n] = p.grad_a_total[v * stride + n * W + i];
+        task.grad_a[kd * s.states + n] = p.grad_a_total[(v * s.states + n) * W + i];
       }
-      task.grad_bias[kd] = bias_total[v * W + i];
-      if (at.direction == 0) task.grad_skip[d] = skip_total[v * W + i];
+      task.grad_bias[kd] = p.bias_total[v * W + i];
+      if (direction == 0) task.grad_skip[d] = p.skip_total[v * W + i];
     }
   }
+}
+
+RS_INLINE void begin_chunk(const ScanProblem& s, const Maps& m, int64_t index, int64_t next,
+                           Chunk& chunk) {
+  const int64_t left = s.length - index * kSpan;
+  const bool whole = next >= 0 && (next + 1) * kSpan <= s.length;
+  chunk.count = static_cast<int>(left < kSpan ? left : kSpan);
+  chunk.now = m.order + index * kSpan;
+  chunk.next = whole ? m.order + next * kSpan : chunk.now;
+  for (int t = 0; t < chunk.count; ++t) {
+    chunk.b[t] = m.b + chunk.now[t] * s.b_length;
+    chunk.c[t] = m.c + chunk.now[t] * s.c_length;
+    __builtin_prefetch(m.b + chunk.next[t] * s.b_length);
+    __builtin_prefetch(m.c + chunk.next[t] * s.c_length);
+  }
+}
+
+// Writes a chunk's rows of dB and dC, or adds to what other channels have left there.
+inline void write_rows(const ScanProblem& s, const Maps& m, const Chunk& chunk, const float* rows,
+                       bool begin) {
+  for (int t = 0; t < chunk.count; ++t) {
+    float* b = m.grad_b + chunk.now[t] * s.states;
+    float* c = m.grad_c + chunk.now[t] * s.states;
+    const float* b_row = rows + 2 * t * s.states;
+    const float* c_row = b_row + s.states;
+    for (int64_t n = 0; n < s.states; ++n) {
+      b[n] = begin ? b_row[n] : b[n] + b_row[n];
+      c[n] = begin ? c_row[n] : c[n] + c_row[n];
+    }
+  }
+}
+
+// Some pairs of channels through one direction and back.
+inline void backward_pairs(const ScanProblem& s, const BackwardTask& task, const Maps& m,
+                           int64_t channel, int64_t channel_end, ReverseSteps& r) {
+  const int64_t each = kPair * s.states * W;
+  const int64_t chunks = (s.length + kSpan - 1) / kSpan;
+  Pair pairs[kMostPairs];
+  int64_t count = 0;
+  float* rows = task.scratch;
+  float* scratch = rows + kSpan * 2 * s.states;
+  for (int64_t d = channel; d < channel_end; d += kPair * W) {
+    scratch = begin_pair(s, m, d, channel_end, scratch, pairs[count++]);
+  }
+  float* checkpoints = scratch;  // [chunk][pair][vector][state][lane]
+  Chunk chunk;
+
+  for (int64_t i = 0; i < chunks; ++i) {
+    begin_chunk(s, m, i, i + 1, chunk);
+    for (int64_t j = 0; j < count; ++j) {
+      const Pair& p = pairs[j];
+      memcpy(checkpoints + (i * count + j) * each, p.state,
+             static_cast<size_t>(each) * sizeof(float));
+      if (p.vectors == kPair) {
+        forward_chunk<kPair>(s, m, chunk, p, r);
+      } else {
+        forward_chunk<1>(s, m, chunk, p, r);
+      }
+    }
+  }
+  for (int64_t i = chunks - 1; i >= 0; --i) {
+    begin_chunk(s, m, i, i - 1, chunk);
+    for (int64_t j = 0; j < count; ++j) {
+      Pair& p = pairs[j];
+      const float* checkpoint = checkpoints + (i * count + j) * each;
+      if (p.vectors == kPair) {
+        reverse_chunk<kPair>(s, m, chunk, checkpoint, p, r, rows, j == 0);
+      } else {
+        reverse_chunk<1>(s, m, chunk, checkpoint, p, r, rows, j == 0);
+      }
+      if (i % kChunksPerFlush == 0) flush_sums(p, each);
+    }
+    write_rows(s, m, chunk, rows, channel == task.channel);
+  }
+  for (int64_t j = 0; j < count; ++j) end_pair(s, task, m.direction, pairs[j]);
 }
 
 inline void backward(const ScanProblem& s, const BackwardTask& task) {
   alignas(64) ReverseSteps r;
-  const int64_t each = kPair * s.states * W;
-  PairState p;
-  p.grad_a_total = reinterpret_cast<double*>(task.scratch);
-  p.a = task.scratch + 2 * each;
-  p.state = p.a + each;
-  p.grad_state = p.state + each;
-  p.grad_a = p.grad_state + each;
-  p.checkpoints = p.grad_a + each;
-
+  const int64_t together = pairs_together(s, task.channel_end - task.channel) * kPair * W;
   for (int64_t k = task.direction; k < task.direction_end; ++k) {
     const int64_t bk = task.batch * s.directions + k;
-    PairPlace at;
-    at.direction = k;
-    at.u = s.u + task.batch * s.u_batch;
-    at.delta = s.delta + task.batch * s.delta_batch + k * s.delta_direction;
-    at.b = s.b + task.batch * s.b_batch + k * s.b_direction;
-    at.c = s.c + task.batch * s.c_batch + k * s.c_direction;
-    at.grad = s.grad_y + task.batch * s.grad_batch;
-    at.order = s.order + k * s.length;
-    at.grad_u = task.grad_u + task.batch * s.length * s.channels;
-    at.grad_delta = s.grad_delta + bk * s.length * s.channels;
-    at.grad_b = task.grad_b + bk * s.length * s.states;
-    at.grad_c = task.grad_c + bk * s.length * s.states;
-    at.accumulate_u = k > task.direction;
-    for (at.channel = task.channel; at.channel < task.channel_end; at.channel += kPair * W) {
-      at.start_sums = at.channel == task.channel;
-      const int64_t left = task.channel_end - at.channel;
-      for (int v = 0; v < kPair; ++v) {
-        const int64_t rest = left - v * W;
-        at.lanes[v] = static_cast<int>(rest < 0 ? 0 : rest < W ? rest : W);
-      }
-      if (left > W) {
-        backward_pair<2>(s, task, at, p, r);
-      } else {
-        backward_pair<1>(s, task, at, p, r);
-      }
+    Maps m;
+    m.direction = k;
+    m.u = s.u + task.batch * s.u_batch;
+    m.delta = s.delta + task.batch * s.delta_batch + k * s.delta_direction;
+    m.b = s.b + task.batch * s.b_batch + k * s.b_direction;
+    m.c = s.c + task.batch * s.c_batch + k * s.c_direction;
+    m.grad = s.grad_y + task.batch * s.grad_batch;
+    m.order = s.order + k * s.length;
+    m.grad_u = task.grad_u + task.batch * s.length * s.channels;
+    m.grad_delta = s.grad_delta + bk * s.length * s.channels;
+    m.grad_b = task.grad_b + bk * s.length * s.states;
+    m.grad_c = task.grad_c + bk * s.length * s.states;
+    m.accumulate_u = k > task.direction;
+    for (int64_t d = task.channel; d < task.channel_end; d += together) {
+      const int64_t end = d + together < task.channel_end ? d + together : task.channel_end;
+      backward_pairs(s, task, m, d, end, r);
     }
   }
 }

@@ -90,6 +90,7 @@ void run_forward(const ScanProblem& s, const Kernels& kernel, int threads) {
   const std::int64_t scratch = round_line(kernel.forward_scratch(s, cut.channels));
   const Buffer workspace(threads * scratch * 4);
   const Buffer separate(copies * map * 4);
+  expect_writes(s.y, map * 4);
 
   parallel(tasks, threads, [&](std::int64_t i, int worker) {
     const std::int64_t part = i % parts;
@@ -139,6 +140,10 @@ void run_backward(const ScanProblem& s, const Kernels& kernel, int threads) {
   const Buffer a_totals(s.batch * a_size * 8);
   const Buffer bias_totals(s.batch * bias_size * 8);
   const Buffer skip_totals(s.batch * s.channels * 8);
+  expect_writes(s.grad_u, map * 4);
+  expect_writes(s.grad_delta, s.directions * map * 4);
+  expect_writes(s.grad_b, rows * 4);
+  expect_writes(s.grad_c, rows * 4);
 
   parallel(tasks, threads, [&](std::int64_t i, int worker) {
     const std::int64_t part = i % parts;

@@ -144,8 +144,7 @@ inline void forward(const ScanProblem& s, const ForwardTask& task) {
           __builtin_prefetch(delta + next[t] * s.delta_length + d);
           __builtin_prefetch(u + next[t] * s.u_length + d);
           __builtin_prefetch(y + next[t] * s.channels + d);
-          V unused = set1(0.0f);
-          const V dt = s.softplus ? softplus(x, &unused) : x;
+          const V dt = s.softplus ? softplus(x) : x;
           store(steps.dt + t * W, dt);
           store(steps.dtu + t * W, mul(dt, ut));
           // 0 * u would turn an infinite u into NaN where no skip weight was given.

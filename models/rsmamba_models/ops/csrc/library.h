@@ -6,6 +6,10 @@
 #include <memory>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #if defined(_WIN32)
 #define RSMAMBA_EXPORT extern "C" __declspec(dllexport)
 #else
@@ -29,6 +33,22 @@ inline bool cpu_has(int isa) {
   return isa == kBaseline;
 }
 
+// Asks the system for large pages where a large result will be written: touching fresh memory in
+// pages of 4 KiB costs as much time as some of the kernels do. A system that has none is not asked
+// twice, and memory that is in use already keeps its pages.
+inline void expect_writes(void* start, std::int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::uintptr_t kLarge = std::uintptr_t{1} << 21;
+  const auto address = reinterpret_cast<std::uintptr_t>(start);
+  const std::uintptr_t begin = (address + kLarge - 1) / kLarge * kLarge;
+  const std::uintptr_t end = (address + static_cast<std::uintptr_t>(bytes)) / kLarge * kLarge;
+  if (start && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  static_cast<void>(start);
+  static_cast<void>(bytes);
+#endif
+}
+
 // Memory aligned to cache lines that is given back on every way out; throws std::bad_alloc.
 class Buffer {
  public:
@@ -37,6 +57,7 @@ class Buffer {
     if (!memory_) throw std::bad_alloc();
     const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
     start_ = reinterpret_cast<void*>((address + kLine - 1) / kLine * kLine);
+    expect_writes(start_, bytes);
   }
   template <typename T>
   T* as() const {

@@ -284,19 +284,23 @@ RS_INLINE V exp2(V x) {
   return scale(exp2_fraction(sub(x, n)), n);
 }
 
-// softplus(x) = max(x, 0) + log1p(y) with y = e^-|x|, and y itself for whoever needs the slope.
-// log1p(y) = 2 atanh(y / (2 + y)) keeps the relative accuracy where the result is tiny. From 20 on
-// the second term is below half a unit in the last place: the result is x itself.
-RS_INLINE V softplus(V x, V* y_out) {
+// Above -126 ln 2: the exponent field of e^x cannot run out, and e^x is 1.2e-38 at the least.
+constexpr float kLowest = -87.3f;
+
+// x - n ln 2, exact for x = n ln 2 + little.
+RS_INLINE V less_ln2(V x, V n) {
   constexpr float kLn2High = 0.693359375f;  // few bits: n * kLn2High is exact
   constexpr float kLn2Low = -2.12194440e-4f;
-  // Above -126 ln 2: the exponent field of y cannot run out, and y is 1.2e-38 at the least.
-  const V m = at_least(-87.3f, sub(set1(0.0f), abs(x)));
+  return fnma(n, set1(kLn2Low), fnma(n, set1(kLn2High), x));
+}
+
+// softplus(x) = max(x, 0) + log1p(y) with y = e^-|x|. log1p(y) = 2 atanh(y / (2 + y)) keeps the
+// relative accuracy where the result is tiny. From 20 on the second term is below half a unit in
+// the last place: the result is x itself.
+RS_INLINE V softplus(V x) {
+  const V m = at_least(kLowest, sub(set1(0.0f), abs(x)));
   const V n = round_nearest(mul(m, set1(1.44269504f)));
-  V r = fnma(n, set1(kLn2High), m);
-  r = fnma(n, set1(kLn2Low), r);
-  const V y = scale(exp2_fraction(mul(r, set1(1.44269504f))), n);
-  *y_out = y;
+  const V y = scale(exp2_fraction(mul(less_ln2(m, n), set1(1.44269504f))), n);
   const V s = div(y, add(y, set1(2.0f)));
   const V s2 = mul(s, s);
   V q = set1(0.1400599479675293f);
@@ -307,10 +311,21 @@ RS_INLINE V softplus(V x, V* y_out) {
   return fma(add(s, s), q, at_least(0.0f, x));
 }
 
-// The slope of softplus: 1 / (1 + y) for x >= 0 and y / (1 + y) below.
-RS_INLINE V softplus_slope(V x, V y) {
-  const V inverse = div(set1(1.0f), add(y, set1(1.0f)));
-  return if_negative(x, mul(y, inverse), inverse);
+// 1 - e^-x for x >= 0, to the relative accuracy of its result: the slope of softplus where softplus
+// is x.
+RS_INLINE V one_minus_exp(V x) {
+  const V m = at_least(kLowest, sub(set1(0.0f), x));
+  const V n = round_nearest(mul(m, set1(1.44269504f)));
+  const V r = less_ln2(m, n);
+  // e^r - 1, fitted on [-ln 2 / 2, ln 2 / 2] to a relative error of 1.3e-8.
+  V q = set1(0.001394649618305266f);
+  q = fma(q, r, set1(0.00836661085486412f));
+  q = fma(q, r, set1(0.04166628047823906f));
+  q = fma(q, r, set1(0.1666654348373413f));
+  q = fma(q, r, set1(0.5f));
+  q = fma(mul(r, r), q, r);
+  const V whole = scale(set1(1.0f), n);
+  return fnma(whole, q, sub(set1(1.0f), whole));
 }
 
 }  // namespace RSMAMBA_NS

@@ -1,11 +1,16 @@
-// One parallel region: threads that live as long as the call.
+// One parallel region at a time for each caller, on threads that wait between the calls.
 //
-// Starting a thread costs some 10 microseconds against calls of milliseconds, and in exchange
-// nothing outlives the call: no state to break in a forked child, no thread spinning or waiting.
+// A call is over when its tasks are done, not when every thread has had a turn: one that has not
+// woken up by then, because another program keeps its core, is not waited for.
 #pragma once
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -30,6 +35,85 @@ class FlushDenormals {
 #endif
 };
 
+// The waiting threads of this process. They are never stopped: they hold nothing but their stacks,
+// and the end of the process ends them.
+class Pool {
+ public:
+  // What callers share. A forked child has its parent's memory but none of its threads, and a mutex
+  // that one of them may have held: it begins with a pool of its own.
+  static Pool& mine() {
+    static std::atomic<Pool*> current{nullptr};
+    Pool* pool = current.load();
+    while (!pool || pool->process_ != getpid()) {
+      Pool* fresh = new Pool;
+      if (current.compare_exchange_strong(pool, fresh)) return *fresh;
+      delete fresh;
+    }
+    return *pool;
+  }
+
+  // Calls run(0) here and run(1), ..., run(helpers) on as many threads as come while it lasts.
+  template <typename F>
+  void share(int helpers, F& run) {
+    Job job{[](void* f, int worker) { (*static_cast<F*>(f))(worker); }, &run, helpers};
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      jobs_.push_back(&job);
+      while (threads_ < helpers) {
+        try {
+          std::thread(&Pool::serve, this).detach();
+        } catch (...) {
+          break;  // No more threads to be had: those that started do the work.
+        }
+        ++threads_;
+      }
+    }
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
+    run(0);
+    std::unique_lock<std::mutex> lock(mutex_);
+    jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
+    left_.wait(lock, [&] { return job.active == 0; });
+  }
+
+ private:
+  struct Job {
+    void (*call)(void*, int);
+    void* function;
+    int wanted;
+    int joined = 0;
+    int active = 0;
+  };
+
+  Pool() : process_(getpid()) {}
+
+  Job* open_job() {
+    for (Job* job : jobs_) {
+      if (job->joined < job->wanted) return job;
+    }
+    return nullptr;
+  }
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      Job* job = nullptr;
+      wake_.wait(lock, [&] { return (job = open_job()) != nullptr; });
+      const int worker = ++job->joined;
+      ++job->active;
+      lock.unlock();
+      job->call(job->function, worker);
+      lock.lock();
+      if (--job->active == 0) left_.notify_all();
+    }
+  }
+
+  const pid_t process_;
+  std::mutex mutex_;
+  std::condition_variable wake_, left_;
+  std::vector<Job*> jobs_;
+  int threads_ = 0;
+};
+
 // Calls work(task, worker) once for each task in [0, tasks); worker < threads. Which worker gets
 // which task is left to chance, so nothing that a task computes may depend on the worker.
 template <typename F>
@@ -39,17 +123,12 @@ void parallel(std::int64_t tasks, int threads, F work) {
     [[maybe_unused]] const FlushDenormals flush;
     for (std::int64_t i = next.fetch_add(1); i < tasks; i = next.fetch_add(1)) work(i, worker);
   };
-  std::vector<std::thread> helpers;
-  helpers.reserve(static_cast<std::size_t>(threads));
-  for (int i = 1; i < threads && i < tasks; ++i) {
-    try {
-      helpers.emplace_back(run, i);
-    } catch (...) {
-      break;  // No more threads to be had: those that started do the work.
-    }
+  const int helpers = static_cast<int>(std::min<std::int64_t>(threads, tasks)) - 1;
+  if (helpers < 1) {
+    run(0);
+  } else {
+    Pool::mine().share(helpers, run);
   }
-  run(0);
-  for (auto& helper : helpers) helper.join();
 }
 
 }  // namespace rsmamba
