@@ -52,6 +52,7 @@ _SCANS: Mapping[str, Mapping[str, int | str]] = MappingProxyType(
         "s2": {"order": "cross", "channels": 192, "states": 16, "side": 128},
         "s3": {"order": "omni", "channels": 96, "states": 16, "side": 64},
         "n1b": {"order": "cross", "channels": 192, "states": 1, "side": 128},
+        "n64": {"order": "raster", "channels": 128, "states": 64, "side": 128},
     }
 )
 _QUICK_SIDE = 24

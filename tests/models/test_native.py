@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rsmamba_models.errors import ArgumentsError, BackendError
-from rsmamba_models.ops import native, reference, scan_order
+from rsmamba_models.ops import native, reference, scan_order, torch_scan
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason=native.why_not())
 
@@ -94,6 +95,8 @@ SHAPES = [
     {"length": 1},
     {"length": 16, "channels": 1, "directions": 1},
     {"length": 600, "states": 3, "channels": 17, "directions": 1},
+    {"length": 40, "states": 1, "channels": 200},
+    {"length": 40, "states": 2, "channels": 196, "directions": 1},
 ]
 
 
@@ -315,6 +318,24 @@ def test_a_long_slow_decay_keeps_its_accuracy(
     assert max(map(error, found, wanted)) < 1e-5
 
 
+def test_a_million_steps_keep_their_accuracy() -> None:
+    length, channels = 1 << 20, 4
+    u, delta, _, B, C, D, _, order = make(1, 1, length, channels, 1)
+    random = torch.Generator().manual_seed(1)
+    step = torch.empty(1, channels).uniform_(1e-3, 1e-1, generator=random)  # as models begin
+    bias = step.expm1().log()
+    inputs = (u, delta / 2, -torch.ones(1, channels, 1), B, C, D, bias, order)
+    grad_y = torch.randn(u.shape, generator=random)
+    wide = [t.double() for t in inputs[:7]]
+    wanted = [
+        torch_scan.forward(*wide, order, True),
+        *torch_scan.backward(grad_y.double(), *wide, order, True),
+    ]
+    y, *grads = native.forward(*inputs, True), *native.backward(grad_y, *inputs, True)
+    assert error(y, wanted[0]) < 2e-6
+    assert max(map(error, grads, wanted[1:])) < 1e-5
+
+
 def test_denormal_inputs_give_a_result_within_denormals(isa: str) -> None:
     u, delta, A, B, C, _, _, order = make(1, 1, 40, 8, 4)
     y = native.forward(u * 1e-39, delta, A, B, C, None, None, order, True)
@@ -416,6 +437,19 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert "mmx" in native.why_not()
     with pytest.raises(BackendError, match="known: avx512, avx2, baseline"):
         native.forward(*make(), True)
+
+
+def test_many_callers_share_the_waiting_threads() -> None:
+    torch.set_num_threads(3)
+    cases = [make(1, 4, length, 64, 16, seed=length) for length in range(150, 270, 10)]
+    wanted = [native.forward(*inputs, True) for inputs in cases]
+
+    def run(i: int) -> bool:
+        torch.set_num_threads(3)
+        return torch.equal(native.forward(*cases[i % 12], True), wanted[i % 12])
+
+    with ThreadPoolExecutor(4) as callers:
+        assert all(callers.map(run, range(120)))
 
 
 def _child(inputs: Inputs, queue: "multiprocessing.Queue[list[float]]") -> None:
