@@ -1,5 +1,6 @@
 """``rsmamba predict``: a class map of every scene."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -95,6 +96,10 @@ def predict(
             "sheets of one seamless scene; a mask a sheet.",
         ),
     ] = False,
+    stack: Annotated[
+        bool,
+        typer.Option("--stack", help="Take all SCENEs as the bands of one, in the model's order."),
+    ] = False,
     radar: Radar,
     pairs: Annotated[
         Path | None,
@@ -138,8 +143,17 @@ def predict(
         if mosaic:
             _predict_mosaic(console, scenes or [], radar.sar, pairs, output, out_dir, options, dry)
             return
-        inputs = _inputs(scenes or [], radar.sar, pairs)
-        names = [(scene or sar or "",) for scene, sar in inputs]
+        inputs: Sequence[tuple[str | Sequence[str] | None, str | None]]
+        if stack:
+            if not scenes or radar.sar is not None or pairs is not None:
+                usage_error(
+                    "wants the files of one scene, and neither --sar nor --pairs", "--stack"
+                )
+            inputs, options = [(scenes, None)], replace(options, stack=True)
+            names = [(scenes[0],)]
+        else:
+            inputs = _inputs(scenes or [], radar.sar, pairs)
+            names = [(str(scene or sar or ""),) for scene, sar in inputs]
         jobs = plan_jobs(names, "_mask.tif", output, out_dir, inference)
         asked = {
             job.output: (scene, options if sar is None else replace(options, sar=sar))

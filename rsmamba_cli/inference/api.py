@@ -24,7 +24,7 @@ from rsmamba_cli.raster.store import partial_folder, read_plan
 
 
 def predict(
-    scene: Name | None,
+    scene: Name | Sequence[Name] | None,
     output: Name,
     options: PredictOptions | None = None,
     on_event: EventHandler = ignore_events,
@@ -36,7 +36,8 @@ def predict(
     zeros, as its checkpoint says.
 
     Args:
-        scene: any raster that GDAL reads; None where ``options.sar`` is all there is.
+        scene: any raster that GDAL reads; with ``options.stack`` several, one over the other; None
+            where ``options.sar`` is all there is.
         output: the mask, a GeoTIFF (COG) on exactly the scene's grid: uint8 class values, 255 where
             there is no answer (uint16 and 65535 when a class value is 255 or more).
         options: see `PredictOptions`.
@@ -48,8 +49,8 @@ def predict(
     Raises:
         RsmambaError: a subclass says whose fault it is; `Interrupted` after SIGINT or SIGTERM.
     """
-    scenes = () if scene is None else (scene,)
     options = options or PredictOptions()
+    scenes = _names(scene)
     return run("segmentation", scenes, _map_outputs(output, options), options, on_event)
 
 
@@ -149,6 +150,12 @@ def predict_mosaic(
     return run("segmentation", paths, outputs, options, on_event)
 
 
+def _names(scene: Name | Sequence[Name] | None) -> tuple[Name, ...]:
+    if scene is None:
+        return ()
+    return (scene,) if isinstance(scene, str | os.PathLike) else tuple(scene)
+
+
 def _map_outputs(output: Name, options: PredictOptions) -> MapOutputs:
     return MapOutputs(output_files(Path(output), options))
 
@@ -163,8 +170,8 @@ def plan_summary(
     """What a run would do: windows, memory, disk and time. Nothing is written.
 
     Args:
-        scene: the scene (see `predict`), the first of two dates, or with ``options.mosaic`` the
-            sheets (see `predict_mosaic`).
+        scene: the scene or scenes (see `predict`), the first of two dates, or with
+            ``options.mosaic`` the sheets (see `predict_mosaic`).
         options: see `PredictOptions`.
         t2: the second date.
         on_event: told about warnings.
@@ -180,10 +187,9 @@ def plan_summary(
     """
     options = options or PredictOptions()
     task = "segmentation" if t2 is None else "change"
-    if isinstance(scene, str | os.PathLike) or scene is None:
-        paths = tuple(os.fspath(path) for path in (scene, t2) if path is not None)
-    else:
-        paths = tuple(find_sheets([os.fspath(sheet) for sheet in scene]))
+    paths = tuple(os.fspath(path) for path in (*_names(scene), *_names(t2)))
+    if options.mosaic:
+        paths = tuple(find_sheets(paths))
     prepared = prepare(task, paths, options, on_event)
     with contextlib.closing(prepared), torch_threads(options.threads):
         plan, aligned = prepared.plan, prepared.inputs.aligned

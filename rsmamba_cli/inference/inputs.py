@@ -15,6 +15,7 @@ from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.mosaic import AnyScene, Mosaic
 from rsmamba_cli.raster.opening import open_dataset
 from rsmamba_cli.raster.scene import Scene, open_scene
+from rsmamba_cli.raster.stack import Stack
 from rsmamba_models import CheckpointMeta, InputSpec
 
 
@@ -77,8 +78,8 @@ def open_inputs(
         InputError: a file cannot be used, an input is missing that the model needs, or the inputs
             cannot be laid over each other.
     """
-    if options.mosaic:
-        return _mosaic(paths, meta, options, stack)
+    if options.mosaic or options.stack:
+        return _as_one(paths, meta, options, stack)
     files: tuple[_File | None, ...]
     if meta.task == "multimodal":
         files = _modalities(paths, meta.inputs, options)
@@ -101,21 +102,35 @@ def open_inputs(
     return Inputs(scenes, tuple(readers), base, aligned)
 
 
-def _mosaic(
+def _as_one(
     paths: tuple[str, ...], meta: CheckpointMeta, options: PredictOptions, stack: ExitStack
 ) -> Inputs:
-    """All paths as one scene."""
+    """All paths as one scene: side by side, or one over the other."""
+    how = "--mosaic" if options.mosaic else "--stack"
     if len(meta.inputs) != 1:
-        raise InputError(f"--mosaic is for models of one image; this one is for {meta.task}")
+        raise InputError(f"{how} is for models of one image; this one is for {meta.task}")
     if options.mask is not None:
-        raise InputError("--mask and --mosaic do not go together; mask the sheets themselves")
+        raise InputError(f"--mask and {how} do not go together; mask the files themselves")
+    (spec,) = meta.inputs
 
     def open_sheet(path: str) -> Scene:
-        file = _File(path, options.bands, options.nodata)
-        return _open(file, meta.inputs[0], options, False)
+        return _open(_File(path, options.bands, options.nodata), spec, options, False)
 
-    mosaic = stack.enter_context(Mosaic(paths, open_sheet))
-    return Inputs((mosaic,), (mosaic,), 0, None)
+    def open_band(path: str) -> Scene:
+        return open_scene(
+            path,
+            nodata=options.nodata,
+            nodata_rule=options.nodata_rule,
+            fallback_nodata=spec.nodata,
+        )
+
+    scene: Mosaic | Stack
+    if options.mosaic:
+        scene = Mosaic(paths, open_sheet)
+    else:
+        scene = Stack(paths, open_band, options.bands, spec.bands)
+    stack.enter_context(scene)
+    return Inputs((scene,), (scene,), 0, None)
 
 
 def _open(file: _File, spec: InputSpec, options: PredictOptions, with_mask: bool) -> Scene:

@@ -68,6 +68,7 @@ class PredictOptions:
         resample: bring a scene whose pixel size is more than 20 % off the checkpoint's to that
             size for the model, and the probabilities back.
         mosaic: take all scenes as the sheets of one; `predict_mosaic` only.
+        stack: take all scenes as the bands of one.
         shard: (i, n): do the i-th of n parts only, and write no outputs; see `merge`.
     """
 
@@ -114,6 +115,7 @@ class PredictOptions:
     scheduler: str | None = None
     resample: bool = True
     mosaic: bool = False
+    stack: bool = False
     shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -151,6 +153,8 @@ class PredictOptions:
             raise InputError(f"--shard is I/N with I from 1 to N; got {self.shard}")
         _at_least("--min-area", self.min_area, 0)
         _at_least("--simplify", self.simplify, 0)
+        if self.mosaic and self.stack:
+            raise InputError("--mosaic and --stack exclude each other")
         if self.update and (self.sieve or self.shard is not None):
             raise InputError("--update goes with neither --sieve nor --shard")
         if self.sieve and not self.min_area:

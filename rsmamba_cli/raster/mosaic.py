@@ -16,6 +16,7 @@ import numpy.typing as npt
 from rsmamba_cli.errors import InputError
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.scene import Scene, Valid, Values
+from rsmamba_cli.raster.stack import Stack
 
 _KEPT_OPEN = 64
 
@@ -180,4 +181,4 @@ class Mosaic:
         self.close()
 
 
-AnyScene = Scene | Mosaic
+AnyScene = Scene | Mosaic | Stack
