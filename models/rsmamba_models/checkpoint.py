@@ -132,8 +132,9 @@ def load_checkpoint(
     except (ModelsError, ArithmeticError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointFormatError(f"{path}: {error}") from error
     _check_tensors(path, stored, model)
+    # Copies: in the file weights lie anywhere, and kernels round by how their operands are aligned.
     tensors = {
-        name: (t.float() if t.is_floating_point() else t).to(map_location)
+        name: t.to(map_location, torch.float32 if t.is_floating_point() else t.dtype, copy=True)
         for name, t in stored.items()
     }
     model.load_state_dict(tensors, assign=True)

@@ -75,6 +75,10 @@ class TestRoundTrip:
         loaded, _ = load_checkpoint(saved)
         assert all(torch.equal(t, loaded.state_dict()[n]) for n, t in model.state_dict().items())
 
+    def test_weights_are_aligned_as_fresh_ones_are(self, saved):
+        loaded, _ = load_checkpoint(saved)
+        assert all(t.data_ptr() % 64 == 0 for t in loaded.state_dict().values())
+
     def test_the_same_logits(self, model, saved):
         loaded, _ = load_checkpoint(saved)
         x = torch.randn(1, 4, 40, 40)
