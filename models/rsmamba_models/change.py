@@ -34,10 +34,13 @@ class SiameseChangeDetector(Segmenter):
         if fusion not in FUSIONS:
             raise ArgumentsError(f"fusion is one of {', '.join(FUSIONS)}, not {fusion!r}")
         self.arguments["fusion"] = fusion
-        self.fuse: nn.ModuleList | None = None
+        heads = [self.decoder] if self.auxiliary is None else [self.decoder, self.auxiliary]
+        self.levels = sorted({level for head in heads for level in head.levels})
+        self.fuse: nn.ModuleDict | None = None
         if fusion == "concat":
-            self.fuse = nn.ModuleList(
-                ConvNormAct(2 * c, c, 1, bias=False) for c in self.encoder.channels
+            widths = {level: self.encoder.channels[level] for level in self.levels}
+            self.fuse = nn.ModuleDict(
+                {str(level): ConvNormAct(2 * c, c, 1, bias=False) for level, c in widths.items()}
             )
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:  # type: ignore[override]
@@ -56,7 +59,10 @@ class SiameseChangeDetector(Segmenter):
                 f"the two dates differ in shape: {tuple(x1.shape)} and {tuple(x2.shape)}"
             )
         both, size = self.encode(torch.cat([x1, x2]))
-        if self.fuse is None:
-            return [(a - b).abs() for a, b in (m.chunk(2) for m in both)], size
-        pairs = (torch.cat(m.chunk(2), 1) for m in both)
-        return [fuse(pair) for fuse, pair in zip(self.fuse, pairs, strict=True)], size
+        for level in self.levels:  # what no head reads is not fused
+            first, second = both[level].chunk(2)
+            if self.fuse is None:
+                both[level] = (first - second).abs()
+            else:
+                both[level] = self.fuse[str(level)](torch.cat([first, second], 1))
+        return both, size

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rsmamba_models.decoders.base import Decoder
 from rsmamba_models.errors import ArgumentsError
 from rsmamba_models.layers import crop, pad_to, pad_to_multiple
 from rsmamba_models.registry import get_decoder, get_encoder
@@ -88,7 +89,7 @@ class Segmenter(nn.Module):
         self.decoder = create_decoder(
             decoder, self.encoder.channels, num_classes, **self.arguments["decoder_arguments"]
         )
-        self.auxiliary: nn.Module | None = None
+        self.auxiliary: Decoder | None = None
         if auxiliary is not None:
             self.auxiliary = create_decoder(
                 "fcn", self.encoder.channels, num_classes, **self.arguments["auxiliary"]
@@ -171,7 +172,7 @@ def create_encoder(name: str, **arguments: Any) -> PyramidEncoder:
 
 def create_decoder(
     name: str, in_channels: Sequence[int], num_classes: int, **arguments: Any
-) -> nn.Module:
+) -> Decoder:
     """Build a decoder with fresh weights.
 
     Args:
@@ -188,7 +189,7 @@ def create_decoder(
     module = importlib.import_module(f"rsmamba_models.{entry.module}")
     try:
         return cast(
-            nn.Module,
+            Decoder,
             getattr(module, entry.class_name)(tuple(in_channels), num_classes, **arguments),
         )
     except TypeError as error:

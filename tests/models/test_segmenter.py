@@ -120,3 +120,13 @@ def test_a_checkpoint_remembers_the_task(tmp_path):
     again, _ = load_checkpoint(tmp_path / "m.safetensors")
     t1, t2 = torch.randn(2, 1, 3, 32, 32)
     torch.testing.assert_close(again(t1, t2), model(t1, t2), rtol=0, atol=0)
+
+
+def test_only_maps_that_a_head_reads_are_fused():
+    model = create_model(
+        "rs_mamba_nano_deeplabv3", task="change", auxiliary={"level": 1, "channels": 8}
+    )
+    assert set(model.fuse) == {"1", "3"}
+    t1, t2 = torch.randn(2, 2, 3, 40, 33)
+    sum(o.sum() for o in model.training_forward(t1, t2).values()).backward()
+    assert all(p.grad is not None for p in model.fuse.parameters())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.checks import check_counts
-from rsmamba_models.decoders.base import Decoder, check_level
+from rsmamba_models.decoders.base import Decoder
 from rsmamba_models.errors import ArgumentsError
 from rsmamba_models.layers import ConvNormAct
 
@@ -101,8 +101,7 @@ class ANN(Decoder):
         check_counts(project_channels=project_channels, pool_scales=pool_scales)
         if len(levels) != 2:
             raise ArgumentsError(f"levels are those of two maps, not {list(levels)}")
-        for level in levels:
-            check_level(level, in_channels)
+        self.read_only(*levels)
         self.low, self.high = levels
         low, high = in_channels[self.low], in_channels[self.high]
         self.fusion = AsymmetricBlock(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.checks import check_counts
-from rsmamba_models.decoders.base import Decoder, check_level
+from rsmamba_models.decoders.base import Decoder
 from rsmamba_models.layers import ConvNormAct
 
 
@@ -75,7 +75,7 @@ class APCNet(Decoder):
     ) -> None:
         super().__init__(in_channels, num_classes, channels, dropout, batch_norm_eps)
         check_counts(pool_scales=pool_scales)
-        check_level(level, in_channels)
+        self.read_only(level)
         self.level = level
         wide = in_channels[level]
         self.contexts = nn.ModuleList(

@@ -11,6 +11,10 @@ from rsmamba_models.errors import ArgumentsError
 class Decoder(nn.Module):
     """Base of the decoders: ``forward`` takes an encoder's maps and ends in ``classify``.
 
+    Attributes:
+        maps: How many maps the encoder has.
+        levels: Those that it reads, 0 the finest; all of them unless ``read_only`` says else.
+
     Args:
         in_channels: Widths of the encoder's maps, fine to coarse.
         num_classes: Channels of the logits.
@@ -36,6 +40,22 @@ class Decoder(nn.Module):
         check_epsilons(batch_norm_eps=eps)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.maps = len(in_channels)
+        self.levels = tuple(range(self.maps))
+
+    def read_only(self, *levels: int) -> None:
+        """Declare the only maps that this decoder reads.
+
+        Args:
+            *levels: 0 is the finest; negative ones count from the coarsest.
+
+        Raises:
+            ArgumentsError: The encoder has no such map.
+        """
+        for level in levels:
+            if not isinstance(level, int) or not -self.maps <= level < self.maps:
+                raise ArgumentsError(f"level {level!r} is none of the encoder's {self.maps} maps")
+        self.levels = tuple(sorted({level % self.maps for level in levels}))
 
     def classify(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) -> logits (B, num_classes, h, w)."""
@@ -54,17 +74,3 @@ class Decoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.classifier.weight, std=0.01)
-
-
-def check_level(level: int, in_channels: Sequence[int]) -> None:
-    """Refuse a level that the encoder does not have.
-
-    Args:
-        level: 0 is the finest; negative ones count from the coarsest.
-        in_channels: Widths of the encoder's maps.
-
-    Raises:
-        ArgumentsError: No such level.
-    """
-    if not -len(in_channels) <= level < len(in_channels):
-        raise ArgumentsError(f"level {level} is none of the encoder's {len(in_channels)} maps")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.checks import check_counts
-from rsmamba_models.decoders.base import Decoder, check_level
+from rsmamba_models.decoders.base import Decoder
 from rsmamba_models.layers import ConvNormAct, resize
 
 
@@ -107,7 +107,7 @@ class DeepLabV3(Decoder):
     ) -> None:
         super().__init__(in_channels, num_classes, channels, dropout, batch_norm_eps)
         check_counts(dilations=dilations)
-        check_level(level, in_channels)
+        self.read_only(level)
         self.level = level
         self.aspp = ASPP(in_channels[level], channels, dilations, self.depthwise, batch_norm_eps)
         self.initialise()
@@ -160,7 +160,7 @@ class DeepLabV3Plus(DeepLabV3):
             batch_norm_eps=batch_norm_eps,
         )
         check_counts(low_channels=low_channels)
-        check_level(low_level, in_channels)
+        self.read_only(level, low_level)
         self.low_level = low_level
         self.reduce = ConvNormAct(
             in_channels[low_level], low_channels, 1, bias=False, eps=batch_norm_eps

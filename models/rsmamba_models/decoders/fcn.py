@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from rsmamba_models.checks import check_counts
-from rsmamba_models.decoders.base import Decoder, check_level
+from rsmamba_models.decoders.base import Decoder
 from rsmamba_models.layers import ConvNormAct
 
 
@@ -42,7 +42,7 @@ class FCNHead(Decoder):
     ) -> None:
         super().__init__(in_channels, num_classes, channels, dropout, batch_norm_eps)
         check_counts(convs=convs)
-        check_level(level, in_channels)
+        self.read_only(level)
         self.level = level
         widths = [in_channels[level]] + [channels] * convs
         self.convs = nn.Sequential(

@@ -55,6 +55,7 @@ class MMSCopE(Decoder):
         check_counts(feat_proj_dim=feat_proj_dim)
         if len(in_channels) < _LEVELS:
             raise ArgumentsError(f"MMSCopE reads three maps, the encoder has {len(in_channels)}")
+        self.read_only(*range(-_LEVELS, 0))
         width = _LEVELS * channels
         if not 1 <= mlp_ratio * width <= 2**20:
             raise ArgumentsError(f"mlp_ratio leaves no channel, or too many: {mlp_ratio}")
