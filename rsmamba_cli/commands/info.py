@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from rsmamba_cli.commands.flags import Output, command_app, spread_flags
+from rsmamba_cli.commands.flags import Output, command_app, parse_tile, spread_flags
 from rsmamba_cli.commands.mapping import plan_rows
 from rsmamba_cli.console import Console, area, running
 from rsmamba_cli.errors import InputError, RsmambaError
@@ -34,6 +34,13 @@ def info(
             help="Forecast for this checkpoint. Default: the embedded demonstration model.",
         ),
     ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|full",
+            help="Forecast for this window side; full: one pass. Default: the checkpoint's.",
+        ),
+    ] = None,
     out: Output,
 ) -> None:
     """Show what the toolkit sees in a scene or in one of its masks.
@@ -41,11 +48,12 @@ def info(
     Of a scene: grid, bands, nodata, blocks, and what predicting it will take. Of a map made by this
     toolkit: how it was made, and the share and area of each class.
     """
+    side = parse_tile(tile)
     with running(**out.settings()) as console:
         refuse_models(file)
         data = file_facts(file)
         if "provenance" not in data:
-            data["prediction"] = forecast(file, model)
+            data["prediction"] = forecast(file, model, side)
         console.result(data, lambda: _show(console, data))
 
 
@@ -180,13 +188,15 @@ def _class_counts(dataset: Any, names: Mapping[int, str]) -> list[dict[str, Any]
     ]
 
 
-def forecast(file: str, model: str | None) -> dict[str, Any]:
+def forecast(
+    file: str, model: str | None, tile: int | Literal["full"] | None = None
+) -> dict[str, Any]:
     """Say what predicting a scene would take, or why it cannot be predicted."""
     from rsmamba_cli.inference import PredictOptions, plan_summary
 
     chosen = None if model in (None, "", "demo") else Path(str(model))
     try:
-        return plan_summary(file, PredictOptions(model=chosen))
+        return plan_summary(file, PredictOptions(model=chosen, tile=tile))
     except RsmambaError as error:
         return {"error": str(error)}
 

@@ -221,6 +221,13 @@ def dry_run(
     run_jobs(console, jobs, run, dict, show)
 
 
+def _memory(plan: dict[str, Any]) -> str:
+    beside, model = plan["memory_bytes"], plan["model_memory_bytes"]
+    if model is None:
+        return f"{size(beside)} beside the model"
+    return f"about {size(beside + model)}: {size(model)} for the model, {size(beside)} beside it"
+
+
 def plan_rows(plan: dict[str, Any]) -> dict[str, Any]:
     """Write what ``plan_summary`` returned for people."""
     tall, wide = plan["window"]
@@ -240,7 +247,7 @@ def plan_rows(plan: dict[str, Any]) -> dict[str, Any]:
         "windows": f"{plan['windows']} of {wide} x {tall} pixels, every {right} x {down}",
         "batches": f"{plan['batches']} of {plan['batch_size']}",
         "computed on": f"{plan['device']}, {plan['precision']}",
-        "memory": f"{size(plan['memory_bytes'])} beside the model",
+        "memory": _memory(plan),
         "disk": f"{size(plan['disk_bytes'])} (free here: {size(plan['disk_free_bytes'])})",
         "time": None if seconds is None else f"about {duration(seconds)}",
     }

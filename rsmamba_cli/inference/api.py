@@ -15,12 +15,16 @@ from rsmamba_cli.errors import ResumeError
 from rsmamba_cli.events import EventHandler, ignore_events
 from rsmamba_cli.inference.options import PredictOptions, PredictResult
 from rsmamba_cli.inference.plan import BANDS_PER_CHUNK
+from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.prepare import Prepared, prepare
 from rsmamba_cli.inference.products import MapOutputs, Outputs, output_files
 from rsmamba_cli.inference.running import Name, run, torch_threads
 from rsmamba_cli.inference.sheet_outputs import SheetOutputs
 from rsmamba_cli.raster.sheets import find_sheets
 from rsmamba_cli.raster.store import partial_folder, read_plan
+
+_MEASURED = 1024
+"""Side of the largest window that is run to forecast the time."""
 
 
 def predict(
@@ -175,11 +179,12 @@ def plan_summary(
         options: see `PredictOptions`.
         t2: the second date.
         on_event: told about warnings.
-        measure: run the model on two empty batches to forecast the time.
+        measure: look into the model: what memory it needs, and how long two empty batches take.
 
     Returns:
         JSON values: "grid", "inputs", "model", "window", "stride", "windows", "batch_size",
-        "batches", "strips", "chunks", "device", "precision", "memory_bytes", "disk_bytes",
+        "batches", "strips", "chunks", "device", "precision", "memory_bytes" (beside the model),
+        "model_memory_bytes" (weights and a forward pass; None unless measured), "disk_bytes",
         "disk_free_bytes" (of the current folder), "seconds" (None unless measured), "overlap".
 
     Raises:
@@ -194,6 +199,7 @@ def plan_summary(
     with contextlib.closing(prepared), torch_threads(options.threads):
         plan, aligned = prepared.plan, prepared.inputs.aligned
         batches = -(-plan.windows // plan.batch_size)
+        predictor = prepared.predictor() if measure else None
         return {
             "grid": prepared.grid.to_json(),
             "description": prepared.grid.describe(),
@@ -220,23 +226,26 @@ def plan_summary(
             "device": str(prepared.device),
             "precision": prepared.precision,
             "memory_bytes": prepared.memory_forecast(),
+            "model_memory_bytes": predictor
+            and predictor.memory_forecast(prepared.source.bands, plan.window_shape),
             "disk_bytes": prepared.disk_forecast(),
             "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
-            "seconds": _seconds_a_batch(prepared) * batches if measure else None,
+            "seconds": predictor and _seconds_a_batch(predictor, prepared) * batches,
             "overlap": None if aligned is None else aligned.overlap,
         }
 
 
-def _seconds_a_batch(prepared: Prepared) -> float:
-    predictor = prepared.predictor()
-    height, width = prepared.plan.window_shape
+def _seconds_a_batch(predictor: Predictor, prepared: Prepared) -> float:
+    """Measured; windows beyond 1024 pixels are forecast by the area from a smaller one."""
+    shape, multiple = prepared.plan.window_shape, prepared.meta.size_multiple
+    height, width = (min(n, -(-_MEASURED // multiple) * multiple) for n in shape)
     empty = [
-        np.zeros((prepared.plan.batch_size, bands, height, width), dtype=np.float32)
+        np.zeros((predictor.batch_size, bands, height, width), dtype=np.float32)
         for bands in prepared.source.bands
     ]
     seconds = 0.0
     for _ in range(2):  # the first also pays for allocations and kernels
         began = time.perf_counter()
-        predictor(empty, [(0, 0)] * prepared.plan.batch_size)
+        predictor(empty, [(0, 0)] * predictor.batch_size)
         seconds = time.perf_counter() - began
-    return seconds
+    return seconds * (shape[0] * shape[1]) / (height * width)

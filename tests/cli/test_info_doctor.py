@@ -27,6 +27,16 @@ def test_info_on_a_scene(cli_json, scene_factory) -> None:
     assert data["prediction"]["windows"] > 1
 
 
+def test_info_foretells_memory_of_one_pass(cli, cli_json, scene_factory) -> None:
+    scene = scene_factory()
+    tiles, whole = cli_json("info", scene), cli_json("info", scene, "--tile", "full")
+    assert whole["prediction"]["windows"] == 1
+    assert whole["prediction"]["window"] == [96, 96]
+    least = tiles["prediction"]["model_memory_bytes"]
+    assert whole["prediction"]["model_memory_bytes"] > least > 24 << 20
+    assert "for the model" in cli("info", scene, "--tile", "full").stdout
+
+
 def test_info_in_words(cli, scene_factory) -> None:
     text = cli("info", scene_factory(bands=4, alpha=True, dtype="uint16")).stdout
     assert "alpha" in text

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from rsmamba_models.errors import ArgumentsError
 
@@ -37,7 +38,8 @@ def scan_order(
     if kind not in KINDS:
         raise ArgumentsError(f"unknown scan order {kind!r}; known: {', '.join(KINDS)}")
     device = torch.device("cpu") if device is None else torch.device(device)
-    if torch.compiler.is_compiling():  # a traced table must not enter the cache
+    # A table that was traced, or has a shape and no numbers, must not enter the cache.
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return _build(kind, height, width, device)
     return _cached(kind, height, width, device)
 
