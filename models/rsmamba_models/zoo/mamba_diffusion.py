@@ -15,6 +15,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "neck_channels": 64,
         "decoder_layers": 2,
         "decoder_ffn": 256,
+        "bit_scale": 0.1,  # the official class's default; the published configuration has 0.01
     },
     "base": {},
 }
