@@ -8,7 +8,7 @@ import typer
 
 from rsmamba_cli.commands.flags import Output, command_app, parse_tile, spread_flags
 from rsmamba_cli.commands.mapping import plan_rows
-from rsmamba_cli.console import Console, area, running
+from rsmamba_cli.console import EXIT_FAILED, Console, area, running
 from rsmamba_cli.errors import InputError, RsmambaError
 
 app = command_app()
@@ -41,12 +41,17 @@ def info(
             help="Forecast for this window side; full: one pass. Default: the checkpoint's.",
         ),
     ] = None,
+    scene: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Of a map: compare grid and nodata with its scene."),
+    ] = None,
     out: Output,
 ) -> None:
     """Show what the toolkit sees in a scene or in one of its masks.
 
     Of a scene: grid, bands, nodata, blocks, and what predicting it will take. Of a map made by this
-    toolkit: how it was made, and the share and area of each class.
+    toolkit: how it was made, the share and area of each class, and whether it is as it should be.
+    Exit status 1 where it is not.
     """
     side = parse_tile(tile)
     with running(**out.settings()) as console:
@@ -54,7 +59,13 @@ def info(
         data = file_facts(file)
         if "provenance" not in data:
             data["prediction"] = forecast(file, model, side)
+        elif "classes" in data:
+            from rsmamba_cli.report.map_checks import check_map
+
+            data["checks"] = [vars(check) for check in check_map(file, scene)]
         console.result(data, lambda: _show(console, data))
+        if any(check["good"] is False for check in data.get("checks", ())):
+            raise typer.Exit(EXIT_FAILED)
 
 
 def refuse_models(file: str) -> None:
@@ -265,6 +276,12 @@ def _show(console: Console, data: Mapping[str, Any]) -> None:
                 for part in data["classes"]
             ],
             right=("value", "pixels", "share", "area"),
+        )
+    if "checks" in data:
+        words = {True: "good", False: "NOT GOOD", None: ""}
+        console.table(
+            ("check", "", "what was found"),
+            [(c["name"], words[c["good"]], c["detail"]) for c in data["checks"]],
         )
     if "prediction" in data:
         plan = data["prediction"]
