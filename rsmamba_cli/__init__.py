@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rsmamba_cli.datasets import catalogue, get_dataset, open_split
     from rsmamba_cli.datasets.generator import make_scene
     from rsmamba_cli.demo import run_demo
+    from rsmamba_cli.evaluation import evaluate, evaluate_map
     from rsmamba_cli.inference import (
         PredictOptions,
         PredictResult,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     )
     from rsmamba_cli.inference.predictor import Predictor
     from rsmamba_cli.raster.scene import open_scene
-    from rsmamba_cli.training import TrainConfig, evaluate, evaluate_map, load_recipe, train
+    from rsmamba_cli.training import TrainConfig, load_recipe, train
 
 try:
     __version__ = version("rsmamba")
@@ -54,8 +55,8 @@ _LAZY = {
     "TrainConfig": "rsmamba_cli.training",
     "catalogue": "rsmamba_cli.datasets",
     "change": "rsmamba_cli.inference",
-    "evaluate": "rsmamba_cli.training",
-    "evaluate_map": "rsmamba_cli.training",
+    "evaluate": "rsmamba_cli.evaluation",
+    "evaluate_map": "rsmamba_cli.evaluation",
     "get_dataset": "rsmamba_cli.datasets",
     "load_recipe": "rsmamba_cli.training",
     "make_scene": "rsmamba_cli.datasets.generator",

@@ -116,8 +116,8 @@ def run_demo(
         CheckpointError: the installation lacks the embedded checkpoints.
     """
     # Only here: evaluation brings torch along, which nobody needs to draw a scene.
+    from rsmamba_cli.evaluation import evaluate_map
     from rsmamba_cli.report import write_change_quicklook, write_quicklook
-    from rsmamba_cli.training import evaluate_map
 
     begin = time.perf_counter()
     folder = _prepare(Path(out), size, seed, overwrite)

@@ -17,7 +17,7 @@ from rsmamba_cli.errors import InputError
 from rsmamba_cli.progress import duration
 
 if TYPE_CHECKING:
-    from rsmamba_cli.training import EvalResult
+    from rsmamba_cli.evaluation import EvalResult
 
 app = command_app()
 
@@ -111,7 +111,7 @@ def eval_(
         if of_model == of_map:
             usage_error("give CHECKPOINT and --dataset, or --prediction and --truth")
         used = parse_image_bands(bands)
-        from rsmamba_cli.training import evaluate, evaluate_map
+        from rsmamba_cli.evaluation import evaluate, evaluate_map
 
         if prediction is not None and truth is not None:
             result = evaluate_map(

@@ -9,12 +9,12 @@ from torch import nn
 
 from rsmamba_cli.datasets import Split
 from rsmamba_cli.errors import DatasetError
+from rsmamba_cli.evaluation.metrics import summarise
+from rsmamba_cli.evaluation.whole import Tally, decide, run_split
 from rsmamba_cli.events import EventHandler, Progress, Started
+from rsmamba_cli.report.pictures import Picture, row_of, write_grid
 from rsmamba_cli.training.assembly import Parts
-from rsmamba_cli.training.metrics import summarise
-from rsmamba_cli.training.pictures import Picture, row_of, write_grid
 from rsmamba_cli.training.recipe import TrainConfig
-from rsmamba_cli.training.whole import Tally, decide, run_split
 
 
 class Validator:

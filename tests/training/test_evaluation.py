@@ -10,9 +10,10 @@ from miniatures import write_image
 
 from rsmamba_cli.datasets import Sample, open_split
 from rsmamba_cli.errors import CheckpointError, DatasetError
+from rsmamba_cli.evaluation import evaluate, whole
+from rsmamba_cli.evaluation.metrics import confusion_of, summarise
 from rsmamba_cli.events import Warned
-from rsmamba_cli.training import evaluate, train, whole
-from rsmamba_cli.training.metrics import confusion_of, summarise
+from rsmamba_cli.training import train
 from rsmamba_models import load_checkpoint
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from rsmamba_cli.datasets import open_dataset
 from rsmamba_cli.errors import CheckpointError, InputError, ResumeError
+from rsmamba_cli.evaluation import evaluate
 from rsmamba_cli.inference import PredictOptions, predict
-from rsmamba_cli.training import evaluate, train
+from rsmamba_cli.training import train
 from rsmamba_cli.training.data import TrainSamples, measure_transform
 from rsmamba_cli.training.recipe import AugmentPart, DataPart
 from rsmamba_models import Transform, load_checkpoint

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rsmamba_cli.datasets import IGNORE, Sample, Split
+from rsmamba_cli.evaluation.metrics import Counts, confusion_of, empty_confusion
 from rsmamba_cli.inference.normalise import normalise
 from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.sampler import Place
 from rsmamba_cli.raster.blend import axis_blend, axis_stride
-from rsmamba_cli.training.metrics import Counts, confusion_of, empty_confusion
 from rsmamba_models import CheckpointMeta
 
 Floats = NDArray[np.float32]

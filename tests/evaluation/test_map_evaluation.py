@@ -11,7 +11,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform as reproject
 
 from rsmamba_cli.errors import InputError
-from rsmamba_cli.training import evaluate_map
+from rsmamba_cli.evaluation import evaluate_map
 
 CRS = "EPSG:32633"
 ORIGIN = (500000.0, 5000000.0)
@@ -189,7 +189,7 @@ def test_rows_are_read_in_bands_without_a_difference(
     prediction = raster(tmp_path / "p.tif", guess)
     outlines = outline(tmp_path / "t.geojson", [box(20, 10, 30, 30)])
     whole = evaluate_map(prediction, outlines)
-    monkeypatch.setattr("rsmamba_cli.training.map_evaluation._ROWS", 7)
+    monkeypatch.setattr("rsmamba_cli.evaluation.maps._ROWS", 7)
     assert np.array_equal(evaluate_map(prediction, outlines).confusion, whole.confusion)
 
 

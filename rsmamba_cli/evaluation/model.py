@@ -10,12 +10,12 @@ from rsmamba_cli.datasets import Dataset, DatasetClass, open_dataset
 from rsmamba_cli.datasets.files import TileHeader, write_tile
 from rsmamba_cli.datasets.inputs import Bands
 from rsmamba_cli.errors import CheckpointError, DatasetError, OutputError
+from rsmamba_cli.evaluation.metrics import summarise
+from rsmamba_cli.evaluation.results import EvalResult
+from rsmamba_cli.evaluation.whole import Floats, Tally, decide, run_split
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, Warned, ignore_events
 from rsmamba_cli.inference.device import resolve_device
-from rsmamba_cli.training.metrics import summarise
-from rsmamba_cli.training.pictures import paint
-from rsmamba_cli.training.results import EvalResult
-from rsmamba_cli.training.whole import Floats, Tally, decide, run_split
+from rsmamba_cli.report.pictures import paint
 from rsmamba_models import CheckpointMeta, ModelsError, load_checkpoint
 
 

@@ -25,9 +25,9 @@ from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
 from rsmamba_cli.errors import InputError
+from rsmamba_cli.evaluation.metrics import summarise
+from rsmamba_cli.evaluation.results import EvalResult
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
-from rsmamba_cli.training.metrics import summarise
-from rsmamba_cli.training.results import EvalResult
 
 _ROWS = 1024
 _MOST_VALUES = 255

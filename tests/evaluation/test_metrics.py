@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from rsmamba_cli.training.metrics import class_scores, confusion_of, summarise
+from rsmamba_cli.evaluation.metrics import class_scores, confusion_of, summarise
 
 maps = st.integers(2, 5).flatmap(
     lambda k: st.tuples(
