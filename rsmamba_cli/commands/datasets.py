@@ -72,6 +72,7 @@ def show(
             "bands of the radar image": ", ".join(info.sar_bands),
             "classes": ", ".join(f"{c.name} ({c.value})" for c in info.classes)
             or "decided by the data",
+            "ignored label": "none" if info.ignore_index is None else info.ignore_index,
             "tiles (train/val/test)": _tiles(info.splits),
             "metres a pixel": info.gsd,
             "source": info.source,
@@ -183,10 +184,10 @@ def _shares(pixels: dict[str, int]) -> dict[str, str]:
 
 
 def _tiles(splits: Any) -> str:
-    counts = list(splits.values())
-    if all(count is None for count in counts):
+    if all(count is None for count in splits.values()):
         return "any"
-    return " / ".join("?" if count is None else str(count) for count in counts)
+    shown = (splits.get(name, "-") for name in ("train", "val", "test"))
+    return " / ".join("?" if count is None else str(count) for count in shown)
 
 
 def _plain(info: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from rsmamba_cli.datasets.files import read_label
 from rsmamba_cli.datasets.info import IGNORE
 from rsmamba_cli.datasets.inputs import DatasetInput
 from rsmamba_cli.datasets.splits import FolderSplit, Split, open_dataset
@@ -123,7 +122,7 @@ def _check_split(split: Split, on_event: EventHandler) -> SplitReport:
             sizes[f"{width} x {height}"] += 1
             pixels += np.bincount(sample.label.ravel(), minlength=256)
             if isinstance(split, FolderSplit):
-                raw = read_label(split.tiles[index].label)
+                raw = split.dataset.coding.read(split.tiles[index].label)
                 found, counts = np.unique(raw, return_counts=True)
                 values.update({int(v): int(n) for v, n in zip(found, counts, strict=True)})
         on_event(Progress(stage))

@@ -1,7 +1,7 @@
 """Reading and writing single tiles through GDAL: any dtype, any number of bands."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from rsmamba_cli.datasets.info import DatasetClass
+from rsmamba_cli.datasets.info import Color, DatasetClass
 from rsmamba_cli.errors import DatasetError, OutputError
 
 SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp", ".vrt"})
@@ -63,21 +63,26 @@ def open_raster(path: Path) -> Iterator[Any]:
             raise DatasetError(f"{path} cannot be read as an image: {error}") from error
 
 
-def list_images(folder: Path) -> dict[str, Path]:
-    """Map the stem of every image in ``folder`` (not below it) to its path, sorted by stem.
+def list_images(folder: Path, nested: bool = False) -> dict[str, Path]:
+    """Map the stem of every image in ``folder`` to its path, sorted by path.
 
     Hidden files and files that are no images by name (world files, text, statistics) are left out.
+
+    Args:
+        folder: where to look.
+        nested: look in the folders below it too.
 
     Raises:
         DatasetError: two files have the same stem.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*") if nested else folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or path.is_dir():
             continue
         if path.stem in found:
             raise DatasetError(
-                f"{folder} holds {found[path.stem].name} and {path.name}: one file a stem is "
+                f"{folder} holds {found[path.stem].relative_to(folder)} and "
+                f"{path.relative_to(folder)}: one file a stem is "
                 "needed, because images and labels are paired by stem. Remove one of them."
             )
         found[path.stem] = path
@@ -186,17 +191,37 @@ def read_image(
     return array, None if valid.all() else valid
 
 
-def read_label(path: Path, box: Box | None = None) -> NDArray[Any]:
+def is_picture(path: Path) -> bool:
+    """Whether a file has a red, a green and a blue band (a colour table does not count).
+
+    Raises:
+        DatasetError: the file cannot be opened.
+    """
+    with open_raster(path) as source:
+        return len(_data_bands(source)) == 3
+
+
+def read_label(
+    path: Path, box: Box | None = None, palette: Mapping[Color, int] | None = None
+) -> NDArray[Any]:
     """Read a label file as the numbers it holds, (H, W).
 
     Three equal bands (grey saved as RGB) count as one; an alpha band is left out.
 
+    Args:
+        path: the file.
+        box: the part to read; None for all.
+        palette: colour -> number, for files of three bands that are pictures in these colours.
+
     Raises:
-        DatasetError: the file cannot be read, is a coloured picture, or holds no whole numbers.
+        DatasetError: the file cannot be read, is a coloured picture without a palette or with
+            other colours, or holds no whole numbers.
     """
     with open_raster(path) as source:
         window = Window(box[1], box[0], box[3], box[2]) if box else None
         array = source.read(_data_bands(source), window=window)
+    if palette is not None and len(array) == 3:
+        return _by_color(path, array, palette)
     if len(array) > 1 and not (array == array[:1]).all():
         raise DatasetError(
             f"{path} is a coloured picture ({len(array)} different bands). A label file holds one "
@@ -208,6 +233,21 @@ def read_label(path: Path, box: Box | None = None) -> NDArray[Any]:
             raise DatasetError(f"{path} holds fractions; a label file holds whole class numbers.")
         label = label.astype(np.int64)
     return label.astype(np.uint8) if label.dtype == bool else label
+
+
+def _by_color(path: Path, array: NDArray[Any], palette: Mapping[Color, int]) -> NDArray[Any]:
+    """Numbers for the colours (3, H, W) of a picture."""
+    packed = (array.astype(np.int64) << np.array([16, 8, 0])[:, None, None]).sum(axis=0)
+    known = {red << 16 | green << 8 | blue: v for (red, green, blue), v in palette.items()}
+    found, place = np.unique(packed, return_inverse=True)
+    if strange := [c for c in found.tolist() if c not in known]:
+        shown = ", ".join(str((c >> 16, c >> 8 & 255, c & 255)) for c in strange[:5])
+        raise DatasetError(
+            f"{path} holds {len(strange)} colour(s) of no class: {shown}. The classes' are "
+            f"{', '.join(map(str, palette))}."
+        )
+    values = np.array([known[c] for c in found.tolist()])
+    return values[place].reshape(packed.shape)
 
 
 def write_tile(

@@ -41,6 +41,34 @@ class DatasetClass:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelValues:
+    """Other numbers that label files of a dataset may hold for its classes.
+
+    Attributes:
+        values: in the order of the classes.
+        ignore: those that mean "not labelled".
+        note: what a user is told when a dataset is coded so.
+    """
+
+    values: tuple[int, ...]
+    ignore: tuple[int, ...]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file at a public address that has been stable for years.
+
+    Attributes:
+        url: where.
+        checksum: "algorithm:hexadecimal digits", or "" where its makers publish none.
+    """
+
+    url: str
+    checksum: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """An entry of the catalogue.
 
@@ -61,7 +89,15 @@ class DatasetInfo:
         binary_any: label files mean "any value but 0 is the positive class".
         sar_bands: band names of the radar images of a multimodal dataset.
         stacked: folder of files that hold the bands of both, the optical ones first; "" for none.
-        label_step: label files may also hold the classes' values divided by this.
+        recodings: other numbers that label files may hold for the classes.
+        coloured: label files may also be pictures in the classes' colours; black is ignored where
+            no class is black.
+        image_endings: ends of the images' stems that labels do not have ("_leftImg8bit").
+        label_endings: ends of the labels' stems that images do not have, the preferred one first.
+        nested: tiles may lie in further folders below those of the layout.
+        mean: official mean of each band, optical then radar, in the files' units; () for none.
+        std: official standard deviation of each, or ().
+        downloads: the files that `fetch` gets; () where an address is not stable or wants a login.
         notes: what surprises people.
     """
 
@@ -81,10 +117,25 @@ class DatasetInfo:
     binary_any: bool = False
     sar_bands: tuple[str, ...] = ()
     stacked: str = ""
-    label_step: int | None = None
+    recodings: tuple[LabelValues, ...] = ()
+    coloured: bool = False
+    image_endings: tuple[str, ...] = ()
+    label_endings: tuple[str, ...] = ()
+    nested: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    downloads: tuple[Download, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     @property
     def task(self) -> str:
         """The tasks in one phrase, for tables and messages."""
         return " or ".join(self.tasks)
+
+
+def binary_classes(name: str, value: int = 1) -> tuple[DatasetClass, DatasetClass]:
+    """Background 0 and one foreground class, black and white."""
+    return (
+        DatasetClass(0, "background", (0, 0, 0)),
+        DatasetClass(value, name, (255, 255, 255)),
+    )

@@ -8,6 +8,7 @@ import colorsys
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from rsmamba_cli.datasets.files import read_label
+from rsmamba_cli.datasets.files import Box, is_picture, read_label
 from rsmamba_cli.datasets.info import IGNORE, Color, DatasetClass, DatasetInfo
 from rsmamba_cli.errors import DatasetError
 
 CLASS_FILES = ("classes.json", "classes.yaml", "classes.yml")
+
+_TELLING_FILES = 200
+"""Label files that are read to tell one coding from another."""
 
 _MOST_CLASSES = 254
 """Indices are stored in 8 bits and 255 is the ignore index."""
@@ -34,12 +38,26 @@ class LabelCoding:
         ignore: values that mean "not labelled".
         binary_any: every value but 0 (and ``ignore``) is class 1.
         notes: what was understood and a user should know.
+        palette: colour -> value, where label files are pictures.
     """
 
     classes: tuple[DatasetClass, ...]
     ignore: tuple[int, ...] = ()
     binary_any: bool = False
     notes: tuple[str, ...] = ()
+    palette: Mapping[Color, int] | None = None
+
+    def read(self, path: Path, box: Box | None = None) -> NDArray[Any]:
+        """Read a label file, or a part, as the values that `encode` takes, (H, W).
+
+        Raises:
+            DatasetError: as `read_label`.
+        """
+        return read_label(path, box, self.palette)
+
+    def knows(self, values: NDArray[Any]) -> bool:
+        """Whether all values are classes or ignored."""
+        return bool(np.isin(values, [*(c.value for c in self.classes), *self.ignore]).all())
 
     def encode(self, raw: NDArray[Any], path: Path | str = "label") -> NDArray[np.int64]:
         """Turn file values (H, W) into class indices (H, W), int64, 255 where ignored.
@@ -81,8 +99,8 @@ def default_color(index: int) -> Color:
 def official_coding(info: DatasetInfo, labels: Iterable[Path]) -> LabelCoding:
     """The coding of a dataset of the catalogue.
 
-    Where its labels are also handed around as class numbers (``label_step``), the first label file
-    that holds more than one meaning allows tells.
+    Where its labels are handed around in several codings, the first label file that fits only one
+    of them tells.
 
     Args:
         info: an entry with classes.
@@ -90,16 +108,22 @@ def official_coding(info: DatasetInfo, labels: Iterable[Path]) -> LabelCoding:
     """
     ignore = () if info.ignore_index is None else (info.ignore_index,)
     coding = LabelCoding(info.classes, ignore, info.binary_any)
-    step = info.label_step
-    if step is None:
-        return coding
-    for path in labels:
-        highest = int(read_label(path).max(initial=0))
-        if highest > 0 and highest * step <= max(c.value for c in info.classes):
-            classes = tuple(replace(c, value=c.value // step) for c in info.classes)
-            return replace(coding, classes=classes, notes=(f"labels are divided by {step}",))
-        if highest > 0:
-            break
+    few = list(islice(labels, _TELLING_FILES))
+    if info.coloured and any(is_picture(path) for path in few[:1]):
+        palette = {(0, 0, 0): info.ignore_index} if info.ignore_index is not None else {}
+        palette |= {c.color: c.value for c in info.classes}
+        note = "labels are pictures in the classes' colours"
+        return replace(coding, palette=palette, notes=(note,))
+    choices = [coding]
+    for other in info.recodings:
+        pairs = zip(info.classes, other.values, strict=True)
+        classes = tuple(replace(c, value=value) for c, value in pairs)
+        choices.append(LabelCoding(classes, other.ignore, notes=(other.note,)))
+    for path in few if info.recodings else ():
+        values = np.unique(read_label(path))
+        fitting = [choice for choice in choices if choice.knows(values)]
+        if len(fitting) == 1:
+            return fitting[0]
     return coding
 
 

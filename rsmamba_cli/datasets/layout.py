@@ -3,7 +3,7 @@
 Four arrangements are understood (S a split, R a role such as image, t1 or label):
 
 * ``S/R/stem.*``: the official layout of RS-Mamba, WHU, LEVIR-CD and Massachusetts;
-* ``R/S/stem.*``: ``img_dir/train`` and ``ann_dir/train``;
+* ``R/S/stem.*``: ``img_dir/train`` and ``ann_dir/train``, or ``img_dir/rgb/train``;
 * ``S/stem.*`` beside ``S_labels/stem.*``;
 * ``R/stem.*`` with ``list/S.txt`` naming the files of a split.
 """
@@ -17,7 +17,7 @@ from rsmamba_cli.datasets.info import ROLES, SPLITS, DatasetInfo
 from rsmamba_cli.errors import DatasetError
 
 _ROLE_NAMES: Mapping[str, tuple[str, ...]] = {
-    "image": ("image", "images", "img", "imgs", "img_dir", "sat", "optical", "opt"),
+    "image": ("image", "images", "img", "imgs", "img_dir", "sat", "optical", "opt", "leftimg8bit"),
     "sar": ("sar", "radar", "s1"),
     "t1": ("t1", "a", "time1", "im1", "before", "pre"),
     "t2": ("t2", "b", "time2", "im2", "after", "post"),
@@ -32,11 +32,12 @@ _ROLE_NAMES: Mapping[str, tuple[str, ...]] = {
         "annotations",
         "out",
         "lbl",
+        "gtfine",
     ),
 }
 _SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "train": ("train", "training", "train2017"),
+    "val": ("val", "valid", "validation", "val2017"),
     "test": ("test", "testing"),
 }
 _LABEL_ENDINGS = ("_labels", "_label", "_masks", "_mask")
@@ -93,7 +94,7 @@ def find_layout(
         for split in SPLITS:
             found = _find_split(root, images, split)
             if found is not None:
-                splits[split] = _pair(root, split, *found)
+                splits[split] = _pair(root, info, split, *found)
         if splits:
             return Layout(root, candidate, images, splits)
     asked = f" The images were looked for in folders called {', '.join(roles)}." if roles else ""
@@ -155,6 +156,14 @@ def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
     return found[0] if found else None
 
 
+def _child_or_below(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """As `_child`, or the one subfolder's that there is (``img_dir/rgb/train``)."""
+    if child := _child(folder, names):
+        return child
+    below = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return _child(below[0], names) if len(below) == 1 else None
+
+
 def _find_split(
     root: Path, images: tuple[str, ...], split: str
 ) -> tuple[tuple[Path, ...], tuple[str, ...] | None] | None:
@@ -171,7 +180,7 @@ def _find_split(
             return (folder, labels), None
     by_role = _all([_child(root, role) for role in roles])
     if by_role:
-        if complete := _all([_child(folder, names) for folder in by_role]):
+        if complete := _all([_child_or_below(folder, names) for folder in by_role]):
             return complete, None
         lists = _child(root, ("list", "lists", "splits"))
         if lists is not None:
@@ -189,15 +198,30 @@ def _all(folders: list[Path | None]) -> tuple[Path, ...] | None:
     return present if len(present) == len(folders) else None
 
 
+def _list(folder: Path, endings: tuple[str, ...], nested: bool) -> dict[str, Path]:
+    """The images of a folder by stem without its ending; of several endings the first counts."""
+    listed = list_images(folder, nested)
+    for ending in endings:
+        if found := {s.removesuffix(ending): p for s, p in listed.items() if s.endswith(ending)}:
+            return found
+    return listed
+
+
 def _pair(
-    root: Path, split: str, folders: tuple[Path, ...], stems: tuple[str, ...] | None
+    root: Path,
+    info: DatasetInfo,
+    split: str,
+    folders: tuple[Path, ...],
+    stems: tuple[str, ...] | None,
 ) -> tuple[Tile, ...]:
     """Match the files of a split by stem.
 
     Raises:
         DatasetError: a folder is empty, or a file has no partner.
     """
-    listed = [list_images(folder) for folder in folders]
+    endings = [info.image_endings] * (len(folders) - 1) + [info.label_endings]
+    pairs = zip(folders, endings, strict=True)
+    listed = [_list(folder, ending, info.nested) for folder, ending in pairs]
     for folder, files in zip(folders, listed, strict=True):
         if not files:
             raise DatasetError(

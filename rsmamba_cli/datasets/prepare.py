@@ -123,7 +123,7 @@ def prepare_dataset(
     notes = [f"split: {split_name}"]
     if side is None or side == info.tile:
         for split, count in counts.items():
-            if info.splits[split] not in (None, count):
+            if info.splits.get(split) not in (None, count):
                 notes.append(f"{split}: {count} tiles; the official split has {info.splits[split]}")
     return PrepareReport(dest, counts, split_name, notes)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsmamba_cli.datasets.catalogue import get_dataset
-from rsmamba_cli.datasets.files import Box, TileHeader, read_header, read_image, read_label
+from rsmamba_cli.datasets.files import Box, TileHeader, read_header, read_image
 from rsmamba_cli.datasets.info import IGNORE, SPLITS, DatasetClass, DatasetInfo
 from rsmamba_cli.datasets.inputs import Bands, DatasetInput, Nodata, describe_inputs
 from rsmamba_cli.datasets.labels import (
@@ -175,7 +175,7 @@ class FolderSplit:
             images.append(array)
             if mask is not None:
                 valid = mask if valid is None else valid & mask
-        raw = read_label(tile.label, box)
+        raw = data.coding.read(tile.label, box)
         for path, array in zip(tile.images, images, strict=True):
             if array.shape[1:] != raw.shape:
                 raise DatasetError(

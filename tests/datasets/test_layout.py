@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from miniatures import blocks, change_folder, segmentation_folder, write_image
 
-from rsmamba_cli.datasets import catalogue, get_dataset, open_dataset, open_split
+from rsmamba_cli.datasets import get_dataset, open_dataset, open_split
 from rsmamba_cli.errors import DatasetError
 
 
@@ -139,9 +139,3 @@ def test_the_wrong_task_is_refused(tmp_path: Path) -> None:
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(DatasetError, match="levir-cd"):
         get_dataset("levir")
-
-
-@pytest.mark.parametrize("info", catalogue(), ids=lambda info: info.name)
-def test_every_entry_says_what_a_user_needs(info) -> None:
-    assert info.title and info.source and info.layout and info.licence
-    assert info.tasks and set(info.splits) == {"train", "val", "test"}
