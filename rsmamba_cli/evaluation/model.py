@@ -6,24 +6,28 @@ from pathlib import Path
 
 import numpy as np
 
-from rsmamba_cli.datasets import Dataset, DatasetClass, open_dataset
+from rsmamba_cli.datasets import DatasetClass
 from rsmamba_cli.datasets.files import TileHeader, write_tile
 from rsmamba_cli.datasets.inputs import Bands
-from rsmamba_cli.errors import CheckpointError, DatasetError, OutputError
-from rsmamba_cli.evaluation.metrics import summarise
-from rsmamba_cli.evaluation.results import EvalResult
-from rsmamba_cli.evaluation.whole import Floats, Tally, decide, run_split
+from rsmamba_cli.errors import DatasetError, OutputError
+from rsmamba_cli.evaluation.bootstrap import ROUNDS, interval, resampled
+from rsmamba_cli.evaluation.gallery import Gallery
+from rsmamba_cli.evaluation.ledger import Ledger, merged
+from rsmamba_cli.evaluation.parallel import start_workers
+from rsmamba_cli.evaluation.protocols import protocol_of
+from rsmamba_cli.evaluation.results import EvalResult, Interval
+from rsmamba_cli.evaluation.subject import open_subject
+from rsmamba_cli.evaluation.whole import Floats, decide, run_split
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, Warned, ignore_events
-from rsmamba_cli.inference.device import resolve_device
 from rsmamba_cli.report.pictures import paint
-from rsmamba_models import CheckpointMeta, ModelsError, load_checkpoint
+from rsmamba_models import CheckpointMeta
 
 
 def evaluate(
     checkpoint: Path | str,
     dataset: str,
     data: Path | str | None = None,
-    split: str = "test",
+    split: str | None = None,
     save_predictions: Path | str | None = None,
     device: str = "auto",
     batch_size: int = 4,
@@ -32,116 +36,111 @@ def evaluate(
     bands: Bands | None = None,
     options: dict[str, object] | None = None,
     roles: Sequence[str] | None = None,
+    *,
+    protocol: str | None = None,
+    scenes: str | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    pictures: int = 0,
+    devices: int = 1,
 ) -> EvalResult:
     """Measure a checkpoint on a split, over whole tiles.
 
-    Tiles up to 2048 pixels a side run in one pass (padded inside the model), larger ones in
-    overlapping windows blended as `predict` does. Every labelled pixel counts once.
+    Every labelled pixel counts once, at the size of its label, whatever the protocol does to the
+    image.
 
     Args:
         checkpoint: a ``.safetensors`` file of this toolkit.
         dataset: a name of the catalogue.
         data: its folder, as for `open_dataset`.
-        split: "train", "val" or "test".
+        split: "train", "val" or "test"; None for the one that the protocol's figures are of.
         save_predictions: a folder for a class raster (GeoTIFF where the tile has a georeference,
             else PNG) and a painted one a tile.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: tiles of 256 x 256 in a batch; fewer larger ones.
-        tile: run in windows of this side whatever the tiles' size; None as above.
+        tile: run in blended windows of this side, whatever the protocol and the tiles' size.
         on_event: told of every tile.
         bands: 1-based bands of the images, in the model's order, of every image or of each; None
             for all.
         options: of the ``demo`` dataset.
         roles: folders of the images; None for those that the training on this dataset used, else
             the usual ones.
+        protocol: see `PROTOCOLS`; None for the dataset's own.
+        scenes: a regular expression that finds a tile's scene in its name: intervals then resample
+            scenes instead of tiles.
+        rounds: of resampling; 0 for no intervals.
+        seed: of the resampling and of the choice of random tiles.
+        pictures: how many of the worst and how many random tiles to paint.
+        devices: processes, one a device. Those that ``torchrun`` or Slurm started are taken. Every
+            process returns the whole result.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit the dataset.
         DatasetError: the dataset or split is missing or wrong.
+        DeviceError: the devices are not there.
+        InputError: there is no such protocol, or ``scenes`` does not fit the names.
         OutputError: predictions cannot be written.
     """
     started = time.monotonic()
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    try:
-        model, meta = load_checkpoint(path)
-    except (ModelsError, OSError) as error:
-        text = str(error)
-        raise CheckpointError(text if str(path) in text else f"{path}: {text}") from error
-    if roles is None and meta.training.get("dataset") == dataset == "folder":
-        roles = meta.training.get("roles")
-    opened = open_dataset(
-        dataset,
-        data,
-        task=meta.task,
-        roles=roles,
-        bands=bands,
-        nodata=tuple(spec.nodata for spec in meta.inputs),
-        expected_classes=len(meta.classes),
-        options=options,
-    )
-    notes = _check_fit(path, meta, opened)
-    for note in notes:
-        on_event(Warned(note))
-    tiles = opened.split(split)
+    way = protocol_of(dataset, protocol)
+    subject = open_subject(checkpoint, dataset, data, bands, options, roles)
+    meta = subject.meta
+    workers = start_workers(device, devices)
+    listen = on_event if workers.rank == 0 else ignore_events
+    for note in subject.notes:
+        listen(Warned(note))
+    name = split or way.split
+    tiles = subject.dataset.split(name)
+    mine = range(workers.rank, len(tiles), workers.count)
     target = None if save_predictions is None else Path(save_predictions)
     names = tuple(c.name for c in meta.classes)
-    tally = Tally.empty(len(names))
-    stage = f"eval {split}"
-    on_event(Started(stage, len(tiles), "tile"))
-    where = resolve_device(device)
-    indices = range(len(tiles))
-    for index, sample, found in run_split(model, meta, where, tiles, indices, batch_size, tile):
-        tally.add(sample.label, found, meta)
+    ledger = Ledger(names, way.means_without)
+    gallery = Gallery(pictures, len(tiles), [c.color for c in meta.classes], seed)
+    stage = f"eval {name}"
+    listen(Started(stage, len(mine), "tile"))
+    run = run_split(subject.model, meta, workers.device, tiles, mine, batch_size, tile, way)
+    for index, sample, found in run:
+        ledger.add(sample.stem, sample.label, found, meta)
+        gallery.show(index, sample, decide(found, meta), ledger.errors_of_last())
         if target is not None:
             _save(target, sample.stem, found, sample.valid, tiles.header(index), meta)
-        on_event(Progress(stage))
-    if not tally.pixels:
-        raise DatasetError(f"The split {split} has no labelled pixel: there is nothing to measure.")
-    metrics = summarise(tally.confusion, names)
-    metrics["nll"] = tally.nll
-    on_event(Finished(stage, f"f1 {metrics['f1']:.4f}, iou {metrics['iou']:.4f}"))
+        listen(Progress(stage))
+    if workers.count > 1:
+        parts = workers.gather((list(mine), ledger, gallery))
+        ledger = merged([part[1] for part in parts], [i for part in parts for i in part[0]])
+        gallery = gallery.merged([part[2] for part in parts])
+    pixels = int(ledger.confusion.sum())
+    if not pixels:
+        raise DatasetError(f"The split {name} has no labelled pixel: there is nothing to measure.")
+    metrics = ledger.total()
+    units, intervals = _intervals(ledger, scenes, rounds, seed)
+    listen(Finished(stage, f"f1 {metrics['f1']:.4f}, iou {metrics['iou']:.4f}"))
     return EvalResult(
-        confusion=tally.confusion,
+        confusion=ledger.confusion,
         class_names=names,
         metrics=metrics,
-        notes=[*opened.notes, *notes],
-        pixels=tally.pixels,
+        notes=[*subject.dataset.notes, *subject.notes],
+        pixels=pixels,
         tiles=len(tiles),
         seconds=time.monotonic() - started,
+        protocol=way.name if tile is None else f"blended windows of {tile}",
+        units=units,
+        intervals=intervals,
+        reliability=ledger.reliability(),
+        worst=gallery.worst,
+        random=gallery.random,
     )
 
 
-def _check_fit(path: Path, meta: CheckpointMeta, dataset: Dataset) -> list[str]:
-    """Compare what a checkpoint was trained on with a dataset; returns what a user should know.
-
-    Raises:
-        CheckpointError: other bands, another dtype or another number of classes.
-    """
-    for spec, image in zip(meta.inputs, dataset.inputs, strict=True):
-        which = f" as {spec.name}" if len(meta.inputs) > 1 else ""
-        if len(spec.bands) != len(image.bands):
-            raise CheckpointError(
-                f"{path} takes {len(spec.bands)} bands ({', '.join(spec.bands)}){which}; the "
-                f"images have {len(image.bands)} ({', '.join(image.bands)}). Choose with --bands."
-            )
-        if spec.dtype != image.dtype:
-            raise CheckpointError(
-                f"{path} was trained on {spec.dtype} images{which}; these are {image.dtype}, and "
-                "its normalisation does not fit them."
-            )
-    if len(meta.classes) != len(dataset.classes):
-        raise CheckpointError(
-            f"{path} has {len(meta.classes)} classes "
-            f"({', '.join(c.name for c in meta.classes)}); the dataset has "
-            f"{len(dataset.classes)} ({', '.join(c.name for c in dataset.classes)})."
-        )
-    pairs = zip(meta.classes, dataset.classes, strict=True)
-    if differ := [(m.name, d.name) for m, d in pairs if m.name != d.name]:
-        shown = ", ".join(f"{ours} as {theirs}" for ours, theirs in differ[:4])
-        return [f"classes are matched by place, not by name: {shown}"]
-    return []
+def _intervals(
+    ledger: Ledger, scenes: str | None, rounds: int, seed: int
+) -> tuple[int, dict[str, Interval]]:
+    """How many units there are, and intervals of every metric; none from a single unit."""
+    units = ledger.units(scenes)
+    if len(units) < 2 or not rounds:
+        return len(units), {}
+    (draws,) = resampled((units,), ledger.figures, rounds, seed)
+    return len(units), {name: interval(values) for name, values in draws.items()}
 
 
 def _save(

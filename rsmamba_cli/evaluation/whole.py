@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rsmamba_cli.datasets import IGNORE, Sample, Split
+from rsmamba_cli.evaluation.calibration import SMALLEST
 from rsmamba_cli.evaluation.metrics import Counts, confusion_of, empty_confusion
+from rsmamba_cli.evaluation.protocols import (
+    WHOLE,
+    Protocol,
+    log_of,
+    resize_probability,
+    resize_sample,
+    softmax,
+)
 from rsmamba_cli.inference.normalise import normalise
 from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.sampler import Place
-from rsmamba_cli.raster.blend import axis_blend, axis_stride
+from rsmamba_cli.raster.blend import Blend, axis_blend, axis_stride
 from rsmamba_models import CheckpointMeta
 
 Floats = NDArray[np.float32]
@@ -26,12 +35,11 @@ WHOLE_LIMIT = 2048
 _UNIT = 256 * 256
 """Batch sizes are given in tiles of so many pixels."""
 
-_SMALLEST = 1e-7
-
 
 def model_inputs(sample: Sample, meta: CheckpointMeta) -> tuple[Floats, ...]:
     """Bring a sample's images to what the model takes; pixels without data become 0."""
-    valid = np.ones(sample.label.shape, bool) if sample.valid is None else sample.valid
+    shape = sample.images[0].shape[1:]
+    valid = np.ones(shape, bool) if sample.valid is None else sample.valid
     return tuple(
         normalise(image, valid, spec.transform)
         for image, spec in zip(sample.images, meta.inputs, strict=True)
@@ -44,8 +52,9 @@ def in_windows(
     tile: int,
     meta: CheckpointMeta,
     place: Place = (),
+    stride: int | None = None,
 ) -> Floats:
-    """Run a tile in overlapping windows and blend them, as ``predict`` does with scenes.
+    """Run a tile in overlapping windows and merge them.
 
     Args:
         forward: the model.
@@ -53,19 +62,23 @@ def in_windows(
         tile: side of the windows.
         meta: says how much neighbouring windows overlap.
         place: of the tile; window row and column are added to it.
+        stride: distance of windows whose logits are averaged, as mmsegmentation does; None blends
+            probabilities, as ``predict`` does with scenes.
 
     Returns:
         Probabilities (K, H, W).
     """
     height, width = images[0].shape[1:]
-    stride = axis_stride(tile, meta.overlap, 0)
-    rows = axis_blend(height, tile, stride, 0, "hann")
-    columns = axis_blend(width, tile, stride, 0, "hann")
+    blend: Blend = "hann" if stride is None else "average"
+    step = axis_stride(tile, meta.overlap, 0) if stride is None else stride
+    rows, columns = (axis_blend(length, tile, step, 0, blend) for length in (height, width))
     out: Floats | None = None
     for i, top in enumerate(rows.starts):
         for j, left in enumerate(columns.starts):
             part = tuple(a[None, :, top : top + tile, left : left + tile] for a in images)
             found = forward(tuple(np.ascontiguousarray(a) for a in part), [(*place, i, j)])[0]
+            if stride is not None:
+                found = log_of(found)
             if out is None:
                 out = np.zeros((len(found), height, width), np.float32)
             r, c = slice(rows.low[i], rows.high[i]), slice(columns.low[j], columns.high[j])
@@ -74,7 +87,7 @@ def in_windows(
             out[:, r, c] += weight * inner
     if out is None:
         raise ValueError("a tile without pixels")
-    return out
+    return out if stride is None else softmax(out)
 
 
 def decide(probability: Floats, meta: CheckpointMeta) -> NDArray[np.int64]:
@@ -112,7 +125,7 @@ class Tally:
         true = np.where(known, label, 0)
         likelihood = np.take_along_axis(probability, true[None], axis=0)[0][known]
         self.log_likelihood -= float(
-            np.log(np.maximum(likelihood, _SMALLEST), dtype=np.float64).sum()
+            np.log(np.maximum(likelihood, SMALLEST), dtype=np.float64).sum()
         )
 
     @property
@@ -134,6 +147,7 @@ def run_split(
     indices: Sequence[int],
     batch_size: int,
     tile: int | None = None,
+    protocol: Protocol = WHOLE,
 ) -> Iterator[tuple[int, Sample, Floats]]:
     """Run tiles of a split through a model in float32, whole or in windows.
 
@@ -146,10 +160,12 @@ def run_split(
         split: where tiles come from.
         indices: which tiles.
         batch_size: tiles of 256 x 256 in a batch.
-        tile: run every tile in windows of this side; None runs those up to `WHOLE_LIMIT` whole.
+        tile: run every tile in blended windows of this side; None does what the protocol says, and
+            runs tiles up to `WHOLE_LIMIT` whole where it says nothing.
+        protocol: size and windows.
 
     Yields:
-        Index, sample and probabilities (K, H, W), in the order of ``indices``.
+        Index, sample and probabilities (K, H, W) at the label's size, in the order of ``indices``.
     """
     waiting: list[tuple[int, Sample, tuple[Floats, ...]]] = []
 
@@ -160,18 +176,23 @@ def run_split(
             places = [(w[0],) for w in waiting]
             found = Predictor(model, meta, device, batch_size=len(waiting))(stacked, places)
             for (index, sample, _), probability in zip(waiting, found, strict=True):
-                yield index, sample, probability
+                yield index, sample, resize_probability(probability, sample.label.shape)
             waiting.clear()
 
     for index in indices:
         sample = split[index]
-        images = model_inputs(sample, meta)
-        height, width = sample.label.shape
-        if tile is not None or max(height, width) > WHOLE_LIMIT:
+        shown = sample
+        for size in protocol.sizes(*sample.label.shape):
+            shown = resize_sample(shown, size)
+        images = model_inputs(shown, meta)
+        height, width = images[0].shape[1:]
+        window = tile or protocol.window
+        if window is not None or max(height, width) > WHOLE_LIMIT:
             yield from flush()
+            stride = protocol.stride if tile is None else None
             forward = Predictor(model, meta, device)
-            found = in_windows(forward, images, tile or meta.tile, meta, (index,))
-            yield index, sample, found
+            found = in_windows(forward, images, window or meta.tile, meta, (index,), stride)
+            yield index, sample, resize_probability(found, sample.label.shape)
             continue
         room = max(1, batch_size * _UNIT // (height * width))
         if waiting and (waiting[0][2][0].shape != images[0].shape or len(waiting) >= room):

@@ -16,6 +16,10 @@ Picture = NDArray[np.uint8]
 _GAP = 4
 _SIDE = 320
 _IGNORED: Color = (128, 128, 128)
+_RIGHT: Color = (245, 245, 245)
+_RIGHT_POSITIVE: Color = (190, 190, 190)
+_MISSED: Color = (0, 90, 200)
+_TOO_MUCH: Color = (210, 50, 30)
 
 
 def picture_of(image: NDArray[Any]) -> Picture:
@@ -41,10 +45,33 @@ def paint(label: NDArray[Any], colors: Sequence[Color]) -> Picture:
     return painted
 
 
-def row_of(sample: Sample, prediction: NDArray[Any], colors: Sequence[Color]) -> Picture:
-    """One row: the image or both dates, the truth, the prediction."""
+def paint_errors(label: NDArray[Any], prediction: NDArray[Any], colors: Sequence[Color]) -> Picture:
+    """Show where a prediction (H, W) differs from the label (H, W).
+
+    Right pixels are pale (darker for the second of two classes), ignored ones grey. Of two classes,
+    what was missed is blue and what is too much red; of more, a wrong pixel has the colour of the
+    class that was predicted.
+    """
+    out = np.full((*label.shape, 3), _RIGHT, np.uint8)
+    wrong = label != prediction
+    if len(colors) == 2:
+        out[(label == 1) & ~wrong] = _RIGHT_POSITIVE
+        out[(label == 1) & wrong] = _MISSED
+        out[(label == 0) & wrong] = _TOO_MUCH
+    else:
+        out[wrong] = paint(prediction, colors)[wrong]
+    out[label == IGNORE] = _IGNORED
+    return out
+
+
+def row_of(
+    sample: Sample, prediction: NDArray[Any], colors: Sequence[Color], errors: bool = False
+) -> Picture:
+    """One row: the image or both dates, the truth, the prediction and, if wanted, its errors."""
     panels = [picture_of(image) for image in sample.images]
     panels += [paint(sample.label, colors), paint(prediction, colors)]
+    if errors:
+        panels.append(paint_errors(sample.label, prediction, colors))
     return _join([_shrink(panel) for panel in panels], axis=1)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from rsmamba_cli.evaluation.metrics import class_scores, confusion_of, summarise
+from rsmamba_cli.evaluation.metrics import class_scores, confusion_of, margins_of, summarise
 
 maps = st.integers(2, 5).flatmap(
     lambda k: st.tuples(
@@ -36,7 +36,7 @@ def test_every_figure_agrees_with_scikit_learn(case: tuple[int, list[tuple[int, 
     t, g = truth[keep], guess[keep]
     labels = list(range(classes))
     assert np.array_equal(confusion, sk.confusion_matrix(t, g, labels=labels))
-    ours = class_scores(confusion)
+    ours = class_scores(margins_of(confusion))
     seen = np.isin(labels, t) | np.isin(labels, g)
     how = {"labels": labels, "average": None, "zero_division": 0}
     for name, function in (
