@@ -36,6 +36,7 @@ __all__ = [
     "load_checkpoint",
     "read_meta",
     "save_checkpoint",
+    "stored_dtype",
 ]
 
 _KEY = "rsmamba"
@@ -171,6 +172,20 @@ def read_meta(path: str | os.PathLike[str]) -> CheckpointMeta:
         return CheckpointMeta.model_validate(data)
     except (ValidationError, RecursionError) as error:
         raise CheckpointFormatError(f"{path}: metadata that makes no sense: {error}") from error
+
+
+def stored_dtype(path: str | os.PathLike[str]) -> "torch.dtype":
+    """How a checkpoint stores its floating-point tensors: float16 or float32.
+
+    Raises:
+        CheckpointFormatError: Not a safetensors file.
+        FileNotFoundError: No such file.
+    """
+    import torch
+
+    tensors = (v for k, v in _header(Path(path)).items() if k != "__metadata__")
+    kinds = {str(entry.get("dtype")) for entry in tensors}
+    return torch.float16 if "F16" in kinds else torch.float32
 
 
 def _header(path: Path) -> dict[str, Any]:

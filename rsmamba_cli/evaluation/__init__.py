@@ -1,7 +1,17 @@
 """How good a model or a map is."""
 
+from rsmamba_cli.evaluation.calibrate import CalibrationResult, calibrate
+from rsmamba_cli.evaluation.compare import compare
 from rsmamba_cli.evaluation.maps import evaluate_map
 from rsmamba_cli.evaluation.model import evaluate
-from rsmamba_cli.evaluation.results import EvalResult
+from rsmamba_cli.evaluation.results import Comparison, EvalResult
 
-__all__ = ["EvalResult", "evaluate", "evaluate_map"]
+__all__ = [
+    "CalibrationResult",
+    "Comparison",
+    "EvalResult",
+    "calibrate",
+    "compare",
+    "evaluate",
+    "evaluate_map",
+]
