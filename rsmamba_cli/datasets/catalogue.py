@@ -10,13 +10,14 @@ from rsmamba_cli.datasets.entries.landcover import (
     VAIHINGEN,
     WHU_OPT_SAR,
 )
-from rsmamba_cli.datasets.entries.own import DEMO, FOLDER
+from rsmamba_cli.datasets.entries.own import DEMO, FOLDER, SCENES
 from rsmamba_cli.datasets.info import DatasetInfo
 from rsmamba_cli.errors import DatasetError
 
 _CATALOGUE = (
     DEMO,
     FOLDER,
+    SCENES,
     WHU,
     WHU_CD,
     LEVIR_CD,

@@ -89,7 +89,7 @@ def check_dataset(
     Raises:
         DatasetError: it cannot be opened at all (missing, other layout, labels not understood).
     """
-    dataset = open_dataset(name, root, **how)
+    dataset = open_dataset(name, root, on_event=on_event, **how)
     reports = {s: _check_split(dataset.split(s), on_event) for s in dataset.splits}
     notes = list(dataset.notes)
     for split, report in reports.items():

@@ -93,6 +93,12 @@ class DemoSplit:
             images = tuple(image[:, rows, columns] for image in images)
         return Sample(images, label.astype(np.int64), self.stem(index))
 
+    def class_counts(self) -> None:
+        """Nothing has been counted."""
+
+    def moments(self) -> None:
+        """Nothing has been measured."""
+
     def _draw(self, index: int, epoch: int) -> Drawn:
         """Draw one scene and its label."""
         from rsmamba_cli.datasets.generator import make_tile

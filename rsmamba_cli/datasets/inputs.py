@@ -70,7 +70,7 @@ def describe_inputs(
     """
     count = len(files)
     official = (info.bands, info.sar_bands) if task == "multimodal" else (info.bands,) * count
-    numbers = _bands_of_each(bands, count)
+    numbers = bands_of_each(bands, count)
     if count == 2 and files[0] == files[1] and bands is None:
         first, second = map(len, official)
         if not (first and second):
@@ -79,8 +79,7 @@ def describe_inputs(
                 "data.bands=[[1,2,3,4],[5]]."
             )
         numbers = [tuple(range(1, first + 1)), tuple(range(first + 1, first + second + 1))]
-    values = [nodata] * count if nodata is None or isinstance(nodata, int | float) else [*nodata]
-    _check_count("data.nodata", values, count)
+    values = nodata_of_each(nodata, count)
     given: list[Sequence[str] | None] = [None] * count
     if names is not None:
         given = [[str(n) for n in part] for part in names if not isinstance(part, str)]
@@ -98,8 +97,12 @@ def describe_inputs(
     return tuple(inputs)
 
 
-def _bands_of_each(bands: Bands | None, count: int) -> list[tuple[int, ...] | None]:
-    """The bands to use of each image."""
+def bands_of_each(bands: Bands | None, count: int) -> list[tuple[int, ...] | None]:
+    """The bands to use of each of so many images.
+
+    Raises:
+        DatasetError: they are given for another number of images.
+    """
     if bands is None:
         return [None] * count
     flat = tuple(part for part in bands if isinstance(part, int))
@@ -108,6 +111,18 @@ def _bands_of_each(bands: Bands | None, count: int) -> list[tuple[int, ...] | No
     lists = [None if part is None else tuple(part) for part in bands if not isinstance(part, int)]
     _check_count("data.bands", lists, count)
     return lists
+
+
+def nodata_of_each(nodata: Nodata | None, count: int) -> list[float | None]:
+    """The value without data of each of so many images.
+
+    Raises:
+        DatasetError: they are given for another number of images.
+    """
+    one = nodata is None or isinstance(nodata, int | float)
+    values: list[float | None] = [nodata] * count if one else [*nodata]  # type: ignore[misc, list-item]
+    _check_count("data.nodata", values, count)
+    return values
 
 
 def _check_count(what: str, values: Sequence[object], count: int) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ from rsmamba_cli.datasets.labels import (
 )
 from rsmamba_cli.datasets.layout import Layout, Tile, find_layout
 from rsmamba_cli.errors import DatasetError
+from rsmamba_cli.events import EventHandler, ignore_events
+
+if TYPE_CHECKING:
+    from rsmamba_cli.datasets.scenes.measure import Moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,14 @@ class Split(Protocol):
 
     def read(self, index: int, box: Box | None = None, epoch: int = 0) -> Sample:
         """Read tile ``index`` or a part of it; ``epoch`` matters to datasets that are drawn."""
+        ...
+
+    def class_counts(self) -> NDArray[np.int64] | None:
+        """Labelled pixels of each class in each tile, (n, K), where they are known already."""
+        ...
+
+    def moments(self) -> "tuple[Moments, ...] | None":
+        """What mean and spread of each image follow from, where they are known already."""
         ...
 
 
@@ -187,6 +199,12 @@ class FolderSplit:
             label[~valid] = IGNORE
         return Sample(tuple(images), label, tile.stem, valid)
 
+    def class_counts(self) -> None:
+        """Nothing has been counted."""
+
+    def moments(self) -> None:
+        """Nothing has been measured."""
+
 
 @dataclass(frozen=True)
 class FolderDataset:
@@ -255,12 +273,14 @@ def open_dataset(
     nodata: Nodata | None = None,
     expected_classes: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on_event: EventHandler = ignore_events,
 ) -> Dataset:
     """Open a dataset by name.
 
     Args:
         name: an entry of the catalogue.
-        root: its folder; None means `default_root`. ``demo`` needs none.
+        root: its folder, of ``scenes`` the describing file; None means `default_root`. ``demo``
+            needs none.
         task: "segmentation", "change" or "multimodal", for datasets that could be several.
         roles: folders of the images, where they are not the usual ones; one folder twice, with
             ``bands`` for each, where its files hold both images.
@@ -269,6 +289,7 @@ def open_dataset(
         expected_classes: the number of classes of the model that is to be measured, which decides
             what label numbers can mean where the files alone do not tell.
         options: options of ``demo``, see `DemoOptions`.
+        on_event: told of what takes long: ``scenes`` are measured when they are first opened.
 
     Raises:
         DatasetError: unknown name, missing or wrong files, labels that cannot be understood.
@@ -281,6 +302,12 @@ def open_dataset(
 
         return DemoDataset(info, task or "segmentation", DemoOptions(**dict(options or {})))
     place = Path(root) if root is not None else default_root(name)
+    if info.name == "scenes":
+        if roles is not None:
+            raise DatasetError(f"The scenes' images are named in {place}, not by data.roles.")
+        from rsmamba_cli.datasets.scenes.dataset import open_scenes
+
+        return open_scenes(info, place, task, bands, nodata, on_event)
     layout = find_layout(place, info, task, roles)
     content = (read_class_file(place) if info.name == "folder" else None) or {}
     if info.classes:

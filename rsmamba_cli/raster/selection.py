@@ -57,7 +57,7 @@ class Selection:
         for name, shapes, crs in areas:
             if crs is None and name != "--bbox":
                 self.note = f"{name} has no CRS; its coordinates are taken as the scene's"
-            pixels = _to_pixels(name, shapes, crs, grid)
+            pixels = to_pixels(name, shapes, crs, grid)
             inside = pixels[shapely.intersects(pixels, whole)]
             if not len(inside):
                 raise InputError(
@@ -125,10 +125,21 @@ def _polygons(path: str | os.PathLike[str]) -> tuple[npt.NDArray[Any], CRS | Non
     return shapely.make_valid(shapes[areal]), crs
 
 
-def _to_pixels(
-    name: str, shapes: npt.NDArray[Any], crs: CRS | None, grid: Grid
-) -> npt.NDArray[Any]:
-    """Polygons in (col, row) of a grid."""
+def to_pixels(name: str, shapes: npt.NDArray[Any], crs: CRS | None, grid: Grid) -> npt.NDArray[Any]:
+    """Bring geometries to (col, row) of a grid; those that have no place there become empty.
+
+    Args:
+        name: of their file, for messages.
+        shapes: (n,) geometries in ``crs``.
+        crs: None for the grid's.
+        grid: where to.
+
+    Returns:
+        (n,) valid geometries.
+
+    Raises:
+        InputError: the two have no common CRS.
+    """
     target = grid.world_crs
     if crs is not None and target is None:
         raise InputError(
@@ -153,4 +164,5 @@ def _to_pixels(
     except GDAL_ERRORS as error:
         raise InputError(f"{name}: cannot be brought to the scene's CRS ({error})") from error
     finite = np.isfinite(shapely.bounds(pixels)).all(axis=1)
-    return np.asarray(shapely.make_valid(pixels[finite]))
+    pixels[~finite] = shapely.Polygon()
+    return np.asarray(shapely.make_valid(pixels))

@@ -71,7 +71,7 @@ def assemble(
     if name is not None and task is None:
         tasks = _tasks_of(name)
         task = tasks[0] if len(tasks) == 1 else None  # several: what the dataset holds decides
-    dataset = open_for_training(config.data, task)
+    dataset = open_for_training(config.data, task, on_event)
     if name is None:
         name = "rsm_cd_nano" if dataset.task == "change" else "rsm_ss_nano"
     tasks = _tasks_of(name)
@@ -101,7 +101,7 @@ def assemble(
     return Parts(dataset, model, transforms, meta)
 
 
-def open_for_training(data: DataPart, task: str | None) -> Dataset:
+def open_for_training(data: DataPart, task: str | None, on_event: EventHandler) -> Dataset:
     """Open the dataset that a recipe names."""
     return open_dataset(
         data.dataset,
@@ -111,6 +111,7 @@ def open_for_training(data: DataPart, task: str | None) -> Dataset:
         bands=data.bands,
         nodata=data.nodata,
         options=data.demo.model_dump() if data.dataset == "demo" else None,
+        on_event=on_event,
     )
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from rsmamba_cli.datasets import Split
 from rsmamba_cli.errors import InputError
 from rsmamba_cli.training.augment import augment
+from rsmamba_cli.training.balance import BalancedWindows, count_classes
 from rsmamba_cli.training.crops import Planes, fit, grid_boxes, random_part, sample_rng, zoomed_crop
 from rsmamba_cli.training.mixing import classmix_mask, cutmix_mask, paste
 from rsmamba_cli.training.photometric import distort, fits
@@ -102,6 +103,10 @@ class TrainSamples(Dataset[Any]):
             for part in range(self._crops(size))
         ]
 
+        self.balanced: BalancedWindows | None = None
+        if data.balance is not None:
+            self.balanced = BalancedWindows(count_classes(split, count), data.balance)
+
     def _crops(self, size: tuple[int, int]) -> int:
         """How many crops of a tile an epoch holds."""
         if self.data.crop_mode == "grid":
@@ -137,6 +142,9 @@ class TrainSamples(Dataset[Any]):
         if self.data.crop_mode == "grid":
             side = crop
             sample = self.split.read(tile, grid_boxes(*size, crop)[part], epoch)
+        elif self.balanced is not None:
+            side = zoomed_crop(rng, crop, size, options)
+            sample = self.balanced.draw(rng, lambda t: self.split.read(t, None, epoch), side)
         else:
             side = zoomed_crop(rng, crop, size, options)
             sample = random_part(
@@ -288,6 +296,11 @@ def measure_transform(
     bands = len(split.dataset.inputs[images[0]].bands)
     zero, one = (0.0,) * bands, (1.0,) * bands
     plain = Transform(offset=zero, scale=one, db=decibels, mean=zero, std=one)
+    known = None if decibels else split.moments()
+    if known is not None:
+        whole = [known[place] for place in images]
+        joint = sum(whole[1:], start=whole[0])
+        return _to_unit(plain, *joint.mean_and_std())
     count = np.zeros(bands)
     total = np.zeros(bands)
     squares = np.zeros(bands)
@@ -304,6 +317,11 @@ def measure_transform(
             squares += (flat**2).sum(axis=1)
     mean = total / np.maximum(count, 1)
     spread = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+    return _to_unit(plain, mean, spread)
+
+
+def _to_unit(plain: Transform, mean: NDArray[np.float64], spread: NDArray[np.float64]) -> Transform:
+    """A transform to mean 0 and deviation 1; a constant band gets deviation 1."""
     return plain.model_copy(
         update={
             "mean": tuple(float(m) for m in mean),

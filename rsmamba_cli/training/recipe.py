@@ -81,6 +81,9 @@ class DataPart(_Part):
         crop: side of the training samples in pixels.
         crop_mode: ``random`` places; ``grid`` cuts each tile side by side, nothing left out.
         crops_per_tile: samples a tile and epoch with ``random``; ``auto``: its area in crops.
+        balance: None draws tiles evenly and places in them at random. A number draws around
+            labelled pixels: that share of the samples around a pixel of a class, each class equally
+            often, the others around any; parts without a label are never seen.
         batch_size: samples a step and device.
         tiles_per_batch: if above 0, a batch is all crops of so many tiles (the official way; needs
             ``grid``) and ``batch_size`` is not used.
@@ -103,6 +106,7 @@ class DataPart(_Part):
     crop: int = Field(256, ge=32)
     crop_mode: Literal["random", "grid"] = "random"
     crops_per_tile: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    balance: float | None = Field(None, ge=0, le=1)
     batch_size: int = Field(8, ge=1)
     tiles_per_batch: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
@@ -114,6 +118,8 @@ class DataPart(_Part):
     def _consistent(self) -> Self:
         if self.tiles_per_batch and self.crop_mode != "grid":
             raise ValueError("tiles_per_batch needs crop_mode: grid")
+        if self.balance is not None and self.crop_mode != "random":
+            raise ValueError("balance needs crop_mode: random")
         return self
 
 

@@ -47,3 +47,26 @@ FOLDER = DatasetInfo(
         '{"classes": [{"value": 0, "name": "ground", "color": [0, 0, 0]}, ...], "ignore": [255]}'
     ),
 )
+
+SCENES = DatasetInfo(
+    name="scenes",
+    title="Your own large scenes with raster or vector labels",
+    tasks=("multimodal", "change", "segmentation"),
+    bands=(),
+    classes=(),
+    ignore_index=255,
+    gsd=None,
+    splits={"train": None, "val": None, "test": None},
+    tile=None,
+    licence="yours",
+    citation="",
+    source="your own files",
+    layout=(
+        "a YAML or JSON file that names scenes, labels, classes and how to split them, such as\n"
+        "classes: [ground, building]\n"
+        "scenes: [{image: scene.tif, label: buildings.gpkg, area: surveyed.gpkg}]\n"
+        "splits: {by: block, block: 1024, buffer: 64}\n"
+        "(further keys: sar, t2, field, codes, all_touched, line_width, ignore_border)"
+    ),
+    notes=("Nothing is cut to disk: windows are read from the scenes.",),
+)
