@@ -1,10 +1,12 @@
 """``rsmamba eval``: how good a checkpoint or a map is."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rsmamba_cli.commands.eval_tables import show_calibration, show_comparison, show_result
 from rsmamba_cli.commands.flags import (
     Output,
     command_app,
@@ -12,14 +14,20 @@ from rsmamba_cli.commands.flags import (
     spread_flags,
     usage_error,
 )
-from rsmamba_cli.console import EXIT_BELOW, Console, running
-from rsmamba_cli.errors import InputError
-from rsmamba_cli.progress import duration
+from rsmamba_cli.console import EXIT_BELOW, running
+from rsmamba_cli.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from rsmamba_cli.evaluation import EvalResult
+    from rsmamba_cli.datasets.inputs import Bands
 
 app = command_app()
+
+
+class ThresholdFor(StrEnum):
+    """What a fitted threshold serves: the largest F1, or the right total area."""
+
+    f1 = "f1"
+    area = "area"
 
 
 @app.command()
@@ -37,7 +45,10 @@ def eval_(
         Path | None,
         typer.Option(metavar="DIR", help="Its folder. Default: data/NAME or $RSMAMBA_DATA/NAME."),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="train|val|test", help="Which part.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="train|val|test", help="Which part; default: the protocol's."),
+    ] = None,
     save_predictions: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write a class raster and a painted one of each tile."),
@@ -90,6 +101,56 @@ def eval_(
         str | None,
         typer.Option(metavar="NAME", help="Attribute of outlines that holds the class number."),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How figures are made; default: the dataset's official."),
+    ] = None,
+    scenes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Finds the scene in a tile's name; intervals then resample scenes.",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Of resampling; 0: no intervals.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of resampling.")] = 0,
+    devices: Annotated[
+        int, typer.Option(metavar="N", min=1, help="GPUs, or processes on a CPU.")
+    ] = 1,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Compare CHECKPOINT with this one."),
+    ] = None,
+    submission: Annotated[
+        Path | None,
+        typer.Option(metavar="ZIP", help="Predict unlabelled images of --data for a test server."),
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Fit temperature and threshold on --split (val); -o."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="NEW", help="The calibrated checkpoint."),
+    ] = None,
+    threshold_for: Annotated[
+        ThresholdFor, typer.Option(help="What the threshold is fitted for.")
+    ] = ThresholdFor.f1,
+    allow_test: Annotated[
+        bool, typer.Option("--allow-test", help="Calibrate even on the test split.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing outputs.")
+    ] = False,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the figures as CSV.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="HTML", help="Write a page with figures, worst and random tiles."),
+    ] = None,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
@@ -110,27 +171,82 @@ def eval_(
         of_map = prediction is not None or truth is not None
         if of_model == of_map:
             usage_error("give CHECKPOINT and --dataset, or --prediction and --truth")
-        used = parse_image_bands(bands)
-        from rsmamba_cli.evaluation import evaluate, evaluate_map
+        modes = {
+            "--calibrate": calibrate,
+            "--against": against is not None,
+            "--submission": submission is not None,
+        }
+        chosen = [name for name, given in modes.items() if given]
+        if len(chosen) > 1:
+            usage_error(f"{' and '.join(chosen)} exclude each other")
+        if chosen and (of_map or limits):
+            usage_error(f"{chosen[0]} does not go with --prediction or --fail-under")
+        if calibrate != (output is not None):
+            usage_error("--calibrate needs -o NEW, and -o is for --calibrate")
+        for target in (csv, report, submission):
+            if target is not None and target.exists() and not overwrite:
+                raise OutputError(f"{target} exists already; use --overwrite to replace it")
+        from rsmamba_cli import evaluation
 
         if prediction is not None and truth is not None:
-            result = evaluate_map(
+            result = evaluation.evaluate_map(
                 prediction, truth, aoi, positive, tuple(ignore or ()), attribute, console.on_event
             )
         elif checkpoint is not None and dataset is not None:
-            result = evaluate(
+            common: dict[str, Any] = {
+                "device": device,
+                "batch_size": batch_size,
+                "tile": tile,
+                "protocol": protocol,
+                "bands": parse_image_bands(bands),
+                "roles": None if roles is None else roles.split(","),
+                "on_event": console.on_event,
+            }
+            drawn: dict[str, Any] = {"scenes": scenes, "rounds": rounds, "seed": seed}
+            if output is not None:
+                fitted = evaluation.calibrate(
+                    checkpoint,
+                    output,
+                    dataset,
+                    data,
+                    split or "val",
+                    threshold_for.value,
+                    allow_test=allow_test,
+                    overwrite=overwrite,
+                    **common,
+                )
+                console.result(fitted.to_json(), lambda: show_calibration(console, fitted))
+                return
+            if against is not None:
+                pair = evaluation.compare(
+                    checkpoint, against, dataset, data, split, **drawn, **common
+                )
+                if csv is not None:
+                    write_text(csv, pair.to_csv())
+                console.result(pair.to_json(), lambda: show_comparison(console, pair))
+                return
+            if submission is not None:
+                if common.pop("roles") or not flat(common["bands"]):
+                    usage_error("a submission is of one image: --bands 1,2,3, and no --roles")
+                sent = evaluation.write_submission(checkpoint, dataset, submission, data, **common)
+                found = {"output": str(submission), "images": sent}
+                console.result(found, lambda: console.properties("submission", found))
+                return
+            result = evaluation.evaluate(
                 checkpoint,
                 dataset,
                 data,
                 split,
                 save_predictions,
-                device,
-                batch_size,
-                tile,
-                console.on_event,
-                used,
-                roles=None if roles is None else roles.split(","),
+                pictures=6 if report else 0,
+                devices=devices,
+                **drawn,
+                **common,
             )
+            from rsmamba_cli.training.devices import is_main_process
+
+            if not is_main_process():
+                return
         else:
             usage_error(
                 "--prediction and --truth belong together"
@@ -141,7 +257,14 @@ def eval_(
             if metric not in result.metrics:
                 known = ", ".join(result.metrics)
                 raise InputError(f"--fail-under: there is no metric {metric!r}, only {known}")
-        console.result(result.to_json(), lambda: _show(console, result))
+        if csv is not None:
+            write_text(csv, result.to_csv())
+        if report is not None:
+            from rsmamba_cli.report.evaluation_page import evaluation_page
+
+            of_what = f"{checkpoint} on {dataset}" if checkpoint else f"{prediction} on {truth}"
+            write_text(report, evaluation_page(result, of_what))
+        console.result(result.to_json(), lambda: show_result(console, result))
         # A metric that is undefined (NaN) does not reach any limit.
         below = [
             f"{metric} is {result.metrics[metric]:.4f}, wanted {limit:g}"
@@ -151,6 +274,26 @@ def eval_(
         if below:
             console.error("; ".join(below))
             raise typer.Exit(EXIT_BELOW)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file; it appears under its name only when complete.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def flat(bands: "Bands | None") -> bool:
+    """Whether bands are those of one image."""
+    return bands is None or all(isinstance(band, int) for band in bands)
 
 
 def parse_limit(text: str) -> tuple[str, float]:
@@ -165,31 +308,3 @@ def parse_limit(text: str) -> tuple[str, float]:
     except ValueError:
         usage_error(f"{text!r} is not METRIC=VALUE, such as f1=0.9", "--fail-under")
     return metric.strip(), limit
-
-
-def _show(console: Console, result: "EvalResult") -> None:
-    names, metrics = result.class_names, result.metrics
-    console.properties(
-        "metrics",
-        {name: f"{value:.4f}" for name, value in metrics.items() if "/" not in name}
-        | {
-            "pixels": f"{result.pixels:,} in {result.tiles} image(s)",
-            "time": duration(result.seconds),
-            "notes": "\n".join(result.notes),
-        },
-    )
-    scores = ("precision", "recall", "f1", "iou")
-    if f"f1/{names[0]}" in metrics:
-        rows = [
-            (name, *(f"{metrics[f'{score}/{name}']:.4f}" for score in scores)) for name in names
-        ]
-        console.table(("class", *scores), rows, right=scores)
-    console.table(
-        ("truth \\ prediction", *names),
-        [
-            (name, *(f"{count:,}" for count in line))
-            for name, line in zip(names, result.confusion.tolist(), strict=True)
-        ],
-        title="confusion (pixels)",
-        right=names,
-    )

@@ -5,6 +5,7 @@ from rsmamba_cli.evaluation.compare import compare
 from rsmamba_cli.evaluation.maps import evaluate_map
 from rsmamba_cli.evaluation.model import evaluate
 from rsmamba_cli.evaluation.results import Comparison, EvalResult
+from rsmamba_cli.evaluation.submission import write_submission
 
 __all__ = [
     "CalibrationResult",
@@ -14,4 +15,5 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_map",
+    "write_submission",
 ]

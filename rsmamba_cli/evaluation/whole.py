@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rsmamba_cli.datasets import IGNORE, Sample, Split
+from rsmamba_cli.datasets import IGNORE, Sample
 from rsmamba_cli.evaluation.calibration import SMALLEST
 from rsmamba_cli.evaluation.metrics import Counts, confusion_of, empty_confusion
 from rsmamba_cli.evaluation.protocols import (
@@ -28,6 +29,13 @@ from rsmamba_models import CheckpointMeta
 Floats = NDArray[np.float32]
 Forward = Callable[[tuple[Floats, ...], Sequence[Place]], Floats]
 """Normalised arrays (N, C, H, W), one an input, and places -> probabilities (N, K, H, W)."""
+
+
+class Samples(Interface):
+    """Whatever gives samples by number, such as a split."""
+
+    def __getitem__(self, index: int) -> Sample: ...
+
 
 WHOLE_LIMIT = 2048
 """Tiles with a longer side are run in windows: activations grow with the area."""
@@ -143,7 +151,7 @@ def run_split(
     model: nn.Module,
     meta: CheckpointMeta,
     device: torch.device,
-    split: Split,
+    split: Samples,
     indices: Sequence[int],
     batch_size: int,
     tile: int | None = None,
