@@ -4,13 +4,13 @@ import shlex
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsmamba_cli.commands.flags import command_app, spread_flags, usage_error
+from rsmamba_cli.commands.flags import Output, command_app, spread_flags, usage_error
 from rsmamba_cli.console import Console, running
 from rsmamba_cli.errors import OutputError
 
@@ -95,6 +95,44 @@ def model(
 ) -> None:
     """Measure a whole model, untrained: time per scan back end, memory in one pass."""
     _run(f"model {shlex.quote(name)}", (name,), measuring)
+
+
+@app.command()
+@spread_flags
+def profile(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `rsmamba models`.")],
+    side: Annotated[int, typer.Option(metavar="N", min=1, help="Side of the image.")] = 512,
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1,
+    out: Output,
+) -> None:
+    """Show where a whole model's time goes: its operators in one forward pass on the CPU."""
+    with running(**out.settings()) as console:
+        from rsmamba_cli.bench import profile_model
+        from rsmamba_models import model_info
+
+        model_info(name)  # an unknown name is refused before anything is loaded
+        rows = profile_model(name, side, threads)
+        total = sum(row.seconds for row in rows)
+        data = {
+            "model": name,
+            "side": side,
+            "threads": threads,
+            "seconds": total,
+            "operators": [asdict(row) for row in rows],
+        }
+        console.result(
+            data,
+            lambda: console.table(
+                ("operator", "time", "share", "calls"),
+                [
+                    (r.name, f"{1e3 * r.seconds:.1f} ms", f"{r.share:.1%}", f"{r.calls:,}")
+                    for r in rows
+                ],
+                title=f"{name}, {side} x {side}, {threads} thread(s): {total:.3f} s",
+                right=("time", "share", "calls"),
+            ),
+        )
 
 
 @app.command("all")

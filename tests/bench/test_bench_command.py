@@ -132,3 +132,21 @@ def test_every_bench_command_has_help(words) -> None:
 def test_the_documentation_has_a_section_for_the_results() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     assert (text.count(BEGIN), text.count(END)) == (1, 1)
+
+
+def test_profile_splits_a_pass_by_operators() -> None:
+    result = bench("profile", "rsm_ss_nano", "--side", 32, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    names = [row["name"] for row in found["operators"]]
+    assert "rsmamba::directional_scan" in names
+    assert names[-1] == "everything else"
+    assert sum(row["share"] for row in found["operators"]) == pytest.approx(1)
+    seconds = [row["seconds"] for row in found["operators"][:-1]]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_profile_refuses_unknown_models() -> None:
+    result = bench("profile", "rsm_ss_nanoo")
+    assert result.exit_code == 1
+    assert "rsm_ss_nano" in result.output
