@@ -89,7 +89,9 @@ def show(
 def prepare(
     *,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset of the catalogue.")],
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The unpacked download.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="The download: archives, or what they hold.")
+    ],
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="A folder to make.")],
     tile: Annotated[
         int | None,
@@ -99,13 +101,19 @@ def prepare(
             help="Side of the tiles; 0 never cuts. Default: the dataset's usual.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images that are worked on at once.")
+    ] = None,
     out: Output,
 ) -> None:
-    """Bring a downloaded dataset into its layout, cut into tiles where that helps."""
+    """Bring a downloaded dataset into its layout, cut into tiles where that is usual.
+
+    Archives are unpacked first. An interrupted run goes on when it is started again.
+    """
     with running(**out.settings()) as console:
         from rsmamba_cli.datasets import prepare_dataset
 
-        report = prepare_dataset(name, source, dest, tile, console.on_event)
+        report = prepare_dataset(name, source, dest, tile, console.on_event, workers)
         rows = {
             "folder": report.dest,
             **{f"{split} tiles": count for split, count in report.tiles.items()},

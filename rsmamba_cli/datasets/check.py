@@ -1,6 +1,7 @@
 """Opening everything in a dataset once, to find what is wrong before a training run does."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 
 from rsmamba_cli.datasets.info import IGNORE
 from rsmamba_cli.datasets.inputs import DatasetInput
-from rsmamba_cli.datasets.splits import FolderSplit, Split, open_dataset
+from rsmamba_cli.datasets.moments import Moments
+from rsmamba_cli.datasets.splits import Dataset, FolderSplit, Split, open_dataset
 from rsmamba_cli.errors import DatasetError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
 
@@ -26,6 +28,7 @@ class SplitReport:
         ignored_pixels: pixels without a label or without image data.
         values: value in the label files -> pixels, as they are on disk.
         problems: what is wrong, a line a tile.
+        bands: image -> band -> mean and standard deviation, over the pixels with data.
     """
 
     tiles: int
@@ -35,6 +38,7 @@ class SplitReport:
     ignored_pixels: int
     values: dict[int, int]
     problems: list[str]
+    bands: dict[str, dict[str, tuple[float, float]]]
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def check_dataset(
     for split, report in reports.items():
         if report.official not in (None, report.tiles):
             notes.append(f"{split}: {report.tiles} tiles; the official split has {report.official}")
+    notes += _far_from_official(dataset, reports)
     strange = {v for report in reports.values() for v in report.values} - {0, 1, 255}
     if dataset.info.binary_any and strange:
         shown = ", ".join(str(v) for v in sorted(strange)[:8])
@@ -112,6 +117,7 @@ def _check_split(split: Split, on_event: EventHandler) -> SplitReport:
     pixels = np.zeros(256, np.int64)
     values: Counter[int] = Counter()
     problems = []
+    moments: list[Moments] | None = None
     for index in range(len(split)):
         try:
             sample = split[index]
@@ -120,6 +126,10 @@ def _check_split(split: Split, on_event: EventHandler) -> SplitReport:
         else:
             height, width = sample.label.shape
             sizes[f"{width} x {height}"] += 1
+            valid = np.ones((height, width), bool) if sample.valid is None else sample.valid
+            found_here = [Moments.of(image, valid) for image in sample.images]
+            pairs = zip(moments or found_here, found_here, strict=True)
+            moments = [a + b for a, b in pairs] if moments else found_here
             pixels += np.bincount(sample.label.ravel(), minlength=256)
             if isinstance(split, FolderSplit):
                 raw = split.dataset.coding.read(split.tiles[index].label)
@@ -137,4 +147,38 @@ def _check_split(split: Split, on_event: EventHandler) -> SplitReport:
         ignored_pixels=int(pixels[IGNORE]),
         values=dict(sorted(values.items())),
         problems=problems,
+        bands=_named(split.dataset.inputs, moments or []),
     )
+
+
+def _named(
+    inputs: Sequence[DatasetInput], moments: Sequence[Moments]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Mean and deviation by image and band."""
+    named = {}
+    for image, measured in zip(inputs, moments, strict=False):
+        pairs = zip(*(v.tolist() for v in measured.mean_and_std()), strict=True)
+        named[image.name] = dict(zip(image.bands, pairs, strict=True))
+    return named
+
+
+def _far_from_official(dataset: Dataset, reports: Mapping[str, SplitReport]) -> list[str]:
+    """Bands of the training split whose statistics are not the published ones."""
+    info = dataset.info
+    if not info.mean or "train" not in reports:
+        return []
+    known = dict(
+        zip((*info.bands, *info.sar_bands), zip(info.mean, info.std, strict=True), strict=True)
+    )
+    notes = []
+    for bands in reports["train"].bands.values():
+        for band, (mean, std) in bands.items():
+            if band not in known:
+                continue
+            wanted, spread = known[band]
+            if abs(mean - wanted) > spread or not 0.5 < std / spread < 2:
+                notes.append(
+                    f"train: {band} has mean {mean:.4g} and deviation {std:.4g}; published are "
+                    f"{wanted:.4g} and {spread:.4g}: other units, or bands in another order?"
+                )
+    return notes

@@ -48,11 +48,13 @@ class LabelValues:
         values: in the order of the classes.
         ignore: those that mean "not labelled".
         note: what a user is told when a dataset is coded so.
+        ending: of the stems of label files that are always coded so; "" for none.
     """
 
     values: tuple[int, ...]
     ignore: tuple[int, ...]
     note: str
+    ending: str = ""
 
 
 @dataclass(frozen=True, slots=True)

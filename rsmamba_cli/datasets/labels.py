@@ -99,8 +99,8 @@ def default_color(index: int) -> Color:
 def official_coding(info: DatasetInfo, labels: Iterable[Path]) -> LabelCoding:
     """The coding of a dataset of the catalogue.
 
-    Where its labels are handed around in several codings, the first label file that fits only one
-    of them tells.
+    Where its labels are handed around in several codings, the files' names tell, or the first label
+    file that fits only one of them.
 
     Args:
         info: an entry with classes.
@@ -119,6 +119,8 @@ def official_coding(info: DatasetInfo, labels: Iterable[Path]) -> LabelCoding:
         pairs = zip(info.classes, other.values, strict=True)
         classes = tuple(replace(c, value=value) for c, value in pairs)
         choices.append(LabelCoding(classes, other.ignore, notes=(other.note,)))
+        if other.ending and few and few[0].stem.endswith(other.ending):
+            return choices[-1]
     for path in few if info.recodings else ():
         values = np.unique(read_label(path))
         fitting = [choice for choice in choices if choice.knows(values)]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,9 @@ from rsmamba_cli.datasets.labels import (
     read_class_file,
 )
 from rsmamba_cli.datasets.layout import Layout, Tile, find_layout
+from rsmamba_cli.datasets.moments import Moments
 from rsmamba_cli.errors import DatasetError
 from rsmamba_cli.events import EventHandler, ignore_events
-
-if TYPE_CHECKING:
-    from rsmamba_cli.datasets.scenes.measure import Moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class Split(Protocol):
         """Labelled pixels of each class in each tile, (n, K), where they are known already."""
         ...
 
-    def moments(self) -> "tuple[Moments, ...] | None":
+    def moments(self) -> tuple[Moments, ...] | None:
         """What mean and spread of each image follow from, where they are known already."""
         ...
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from miniatures import blocks, change_folder, segmentation_folder, write_image
 
 from rsmamba_cli.datasets import check_dataset, open_dataset, prepare_dataset
-from rsmamba_cli.datasets.prepare import STRIPS, strip_boxes, tile_boxes
+from rsmamba_cli.datasets.prepare import strip_boxes, tile_boxes
+from rsmamba_cli.datasets.published import STRIPS
 from rsmamba_cli.errors import DatasetError, OutputError
 
 
@@ -127,12 +128,37 @@ def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:
         prepare_dataset("whu", tmp_path / "in", tmp_path / "out")
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
-    segmentation_folder(tmp_path / "in", counts={"train": 2})
-    (tmp_path / "in/train/image/tile_1.png").write_bytes(b"broken")
-    with pytest.raises(DatasetError):
-        prepare_dataset("whu", tmp_path / "in", tmp_path / "out", tile=32)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+def test_an_interrupted_run_goes_on_and_ends_as_one_in_one_piece(tmp_path: Path) -> None:
+    segmentation_folder(tmp_path / "in", counts={"train": 4})
+    broken = tmp_path / "in/train/label/tile_3.png"
+    kept = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    with pytest.raises(DatasetError, match=r"tile_3\.png"):
+        prepare_dataset("whu", tmp_path / "in", tmp_path / "out", tile=32, workers=1)
+    assert not (tmp_path / "out").exists()
+    broken.write_bytes(kept)
+    journal = tmp_path / "out.partial/_done.txt"
+    assert len(journal.read_text().splitlines()) == 3
+    first = tmp_path / "out.partial/train/image/tile_0_00000_00000.png"
+    before = first.stat().st_mtime_ns
+    prepare_dataset("whu", tmp_path / "in", tmp_path / "out", tile=32)
+    assert (tmp_path / "out/train/image" / first.name).stat().st_mtime_ns == before
+    prepare_dataset("whu", tmp_path / "in", tmp_path / "again", tile=32)
+    files = [p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*")]
+    assert len(files) == 33
+    for file in files:
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "in", "out"]
+
+
+def test_another_tile_size_starts_anew(tmp_path: Path) -> None:
+    segmentation_folder(tmp_path / "in", counts={"train": 1})
+    (tmp_path / "out.partial/train/image").mkdir(parents=True)
+    (tmp_path / "out.partial/train/image/old.png").touch()
+    (tmp_path / "out.partial/_plan.json").write_text("{}")
+    report = prepare_dataset("whu", tmp_path / "in", tmp_path / "out", tile=32)
+    assert report.tiles == {"train": 4}
+    assert not list((tmp_path / "out").rglob("old.png"))
 
 
 def test_datasets_that_need_no_preparing_say_so(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ CITYSCAPES = DatasetInfo(
             _CITYSCAPES_IDS,
             tuple(value for value in range(34) if value not in _CITYSCAPES_IDS),
             "labels are the dataset's ids (0 to 33), of which 19 are classes",
+            ending="_gtFine_labelIds",
         ),
     ),
     gsd=None,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from rsmamba_cli.datasets.files import Box, TileHeader
 from rsmamba_cli.datasets.info import IGNORE, INPUTS, SPLITS, DatasetClass, DatasetInfo
 from rsmamba_cli.datasets.inputs import Bands, DatasetInput, Nodata, bands_of_each, nodata_of_each
+from rsmamba_cli.datasets.moments import Moments
 from rsmamba_cli.datasets.scenes.description import ScenesFile, read_scenes_file
-from rsmamba_cli.datasets.scenes.measure import Measured, Moments, measure
+from rsmamba_cli.datasets.scenes.measure import Measured, measure
 from rsmamba_cli.datasets.scenes.readers import FILES, Readers
 from rsmamba_cli.errors import DatasetError
 from rsmamba_cli.events import EventHandler, ignore_events

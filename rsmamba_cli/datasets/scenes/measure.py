@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rsmamba_cli.datasets.info import IGNORE, SPLITS
 from rsmamba_cli.datasets.inputs import DatasetInput
+from rsmamba_cli.datasets.moments import Moments
 from rsmamba_cli.datasets.scenes.blocks import Block, cut_blocks, deal, keep_apart
 from rsmamba_cli.datasets.scenes.readers import FILES, Readers
 from rsmamba_cli.errors import DatasetError
@@ -21,33 +22,6 @@ from rsmamba_cli.raster.opening import local_identity
 
 _VERSION = 1
 _STAGE = "measure scenes"
-
-
-@dataclass(frozen=True)
-class Moments:
-    """What mean and spread of an image's bands follow from, (C,) each, valid pixels only."""
-
-    count: NDArray[np.float64]
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, values: NDArray[Any], valid: NDArray[np.bool_]) -> "Moments":
-        """Of an image (C, H, W)."""
-        flat = values[:, valid].astype(np.float64)
-        count = np.full(len(values), float(flat.shape[1]))
-        return cls(count, flat.sum(axis=1), (flat**2).sum(axis=1))
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(
-            self.count + other.count, self.total + other.total, self.squares + other.squares
-        )
-
-    def mean_and_std(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of each band; 0 without a pixel."""
-        count = np.maximum(self.count, 1)
-        mean = self.total / count
-        return mean, np.sqrt(np.maximum(self.squares / count - mean**2, 0))
 
 
 @dataclass(frozen=True)
