@@ -86,6 +86,29 @@ def show(
 
 @app.command()
 @spread_flags
+def fetch(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset of the catalogue.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where its archives go.")],
+    out: Output,
+) -> None:
+    """Download a dataset's archives where they have a stable address; goes on after a drop."""
+    with running(**out.settings()) as console:
+        from rsmamba_cli.datasets import fetch_dataset
+
+        files = fetch_dataset(name, folder, console.on_event)
+        rows = {
+            "files": "\n".join(map(str, files)),
+            "next": f"rsmamba datasets prepare {name} {folder} DEST",
+        }
+        console.result(
+            {"files": [str(file) for file in files]},
+            lambda: console.properties(f"{name} has been fetched", rows),
+        )
+
+
+@app.command()
+@spread_flags
 def prepare(
     *,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset of the catalogue.")],

@@ -2,6 +2,7 @@
 
 from rsmamba_cli.datasets.catalogue import catalogue, get_dataset
 from rsmamba_cli.datasets.check import DatasetReport, SplitReport, check_dataset
+from rsmamba_cli.datasets.fetch import fetch_dataset
 from rsmamba_cli.datasets.info import IGNORE, DatasetClass, DatasetInfo
 from rsmamba_cli.datasets.inputs import DatasetInput
 from rsmamba_cli.datasets.prepare import PrepareReport, prepare_dataset
@@ -20,6 +21,7 @@ __all__ = [
     "SplitReport",
     "catalogue",
     "check_dataset",
+    "fetch_dataset",
     "get_dataset",
     "open_dataset",
     "open_split",
