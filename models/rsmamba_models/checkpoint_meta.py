@@ -80,11 +80,14 @@ class Transform(_Frozen):
         """Number of bands."""
         return len(self.offset)
 
-    def apply(self, array: NDArray[Any]) -> NDArray[np.float32]:
+    def apply(
+        self, array: NDArray[Any], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Transform stored values.
 
         Args:
             array: ``(bands, H, W)`` (or ``(..., bands, H, W)``), any real dtype.
+            out: Of the same shape, where the result goes; None makes a new array.
 
         Returns:
             float32 of the same shape; NaN stays NaN.
@@ -98,12 +101,18 @@ class Transform(_Frozen):
         def column(values: tuple[float, ...]) -> NDArray[np.float32]:
             return np.asarray(values, np.float32)[:, None, None]
 
-        x = (array.astype(np.float32) - column(self.offset)) * column(self.scale)
+        x = np.empty(array.shape, np.float32) if out is None else out
+        np.copyto(x, array, casting="unsafe")
+        x -= column(self.offset)
+        x *= column(self.scale)
         if self.db:
-            x = 10.0 * np.log10(np.maximum(x, np.float32(1e-10)))
+            np.log10(np.maximum(x, np.float32(1e-10), out=x), out=x)
+            x *= np.float32(10.0)
         if self.clip is not None:
-            x = np.clip(x, np.float32(self.clip[0]), np.float32(self.clip[1]))
-        return np.asarray((x - column(self.mean)) / column(self.std), np.float32)
+            np.clip(x, np.float32(self.clip[0]), np.float32(self.clip[1]), out=x)
+        x -= column(self.mean)
+        x /= column(self.std)
+        return x
 
 
 class InputSpec(_Frozen):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsmamba_cli.errors import InputError
-from rsmamba_cli.raster.blend import AxisBlend, Blend, axis_blend, axis_stride
+from rsmamba_cli.raster.blend import AxisBlend, Blend, axis_blend, axis_stride, shared
 from rsmamba_cli.raster.blocks import Key, Layer, Layout
 
 BANDS_PER_CHUNK = 16
@@ -156,27 +156,28 @@ def plan_strips(
     """
     windows = len(cols.starts)
     budget = max(memory // 2 - batch_bytes(rows, cols, channels, input_bands, batch), 0)
-    wide = max(
-        NARROWEST_STRIP, int(budget // (column_bytes(rows, channels, input_bands) * cols.stride))
-    )
+    columns = budget // column_bytes(rows, channels, input_bands)
+    wide = max(NARROWEST_STRIP, (columns - 2 * shared(cols)) // cols.stride)
     count = math.ceil(windows / wide)
     return tuple(round(i * windows / count) for i in range(count + 1))
 
 
 def column_bytes(rows: AxisBlend, channels: int, input_bands: int) -> int:
-    """Memory that one column of a strip takes: buffers of a window row, sums, and what is read."""
+    """Memory that one column of a strip takes at most: reading, sums, and blocks on their way."""
     tile = min(rows.tile, rows.length)
-    stride = min(rows.stride, rows.length)
-    reading = input_bands * 4 * (tile + 3 * stride) + 2 * tile
-    summing = channels * 4 * (tile + 2 * stride)
-    return reading + summing
+    stored = tile * (4 * input_bands + 2)
+    buffers = 2 * tile * (4 * input_bands + 1)
+    blocks = 4 * min(rows.stride, rows.length) * (channels + 3)
+    return stored + buffers + blocks + channels * 4 * shared(rows)
 
 
 def batch_bytes(
     rows: AxisBlend, cols: AxisBlend, channels: int, input_bands: int, batch: int
 ) -> int:
-    """Memory of one batch of windows before and after the model."""
-    return batch * rows.tile * cols.tile * 4 * (2 * input_bands + 4 * channels)
+    """Memory of windows: batches before, behind and after the model, and the sums of one window."""
+    # Two classes are answered with one channel each; three answers are under way at a time.
+    answers = 4 * max(channels, 2)
+    return rows.tile * cols.tile * 4 * (batch * (input_bands + answers) + 2 * channels)
 
 
 def auto_batch_size(tile: tuple[int, int], device_type: str) -> int:

@@ -33,6 +33,7 @@ from rsmamba_cli.inference.plan import (
 from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.sampler import resolve_sampler, set_sampler
 from rsmamba_cli.inference.source import Source
+from rsmamba_cli.raster.blend import shared
 from rsmamba_cli.raster.blocks import Layer, canonical_json
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.opening import local_identity
@@ -116,7 +117,7 @@ class Prepared:
         bands = sum(self.source.bands)
         cuts = plan.cols.cuts
         widest = max(cuts[b] - cuts[a] for a, b in zip(plan.strips, plan.strips[1:], strict=False))
-        widest += 2 * (plan.cols.tile - min(plan.cols.tile, plan.cols.stride))
+        widest += 2 * shared(plan.cols)
         columns = min(widest, plan.cols.length)
         return (
             columns * column_bytes(plan.rows, plan.channels(), bands)
@@ -164,6 +165,23 @@ def prepare(
     meta = read_task_meta(checkpoint, tasks)
     if meta.demo:
         on_event(Warned(DEMO_WARNING, essential=True))
+    return prepare_model(checkpoint, meta, paths, options, on_event, strips)
+
+
+def prepare_model(
+    checkpoint: Path,
+    meta: CheckpointMeta,
+    paths: tuple[str, ...],
+    options: PredictOptions,
+    on_event: EventHandler,
+    strips: Sequence[int] | None = None,
+) -> Prepared:
+    """As `prepare`, for a model whose metadata is at hand; ``checkpoint`` is read when it is built.
+
+    Raises:
+        InputError: a scene, mask, AOI or option cannot be used.
+        DeviceError: the device is not there.
+    """
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     check_threshold(options.threshold, len(meta.classes))

@@ -1,7 +1,7 @@
 """What the engine reads: normalised inputs and the pixels that want an answer."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,17 @@ class Reader(Protocol):
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Floats, Bools]:
         """Raw values (bands, height, width) and validity (height, width)."""
+        ...
+
+
+@runtime_checkable
+class Native(Protocol):
+    """A reader that has the values as they are stored."""
+
+    def read_native(
+        self, row: int, col: int, height: int, width: int
+    ) -> tuple[npt.NDArray[Any], Bools]:
+        """As `Reader.read`, in the file's type."""
         ...
 
 
@@ -74,21 +85,36 @@ class Source:
             For each input (bands, height, width) as the model wants it, and wanted (height, width):
             valid in every input and selected.
         """
-        values: list[Floats | None] = []
-        wanted = np.ones((height, width), dtype=np.bool_)
+        inputs = tuple(np.empty((n, height, width), dtype=np.float32) for n in self.bands)
+        wanted = np.empty((height, width), dtype=np.bool_)
+        self.read_into(inputs, wanted, row, col)
+        return inputs, wanted
+
+    def read_into(self, inputs: Sequence[Floats], wanted: Bools, row: int, col: int) -> None:
+        """Read a window inside the grid into arrays of its size, laid out as `read` returns them.
+
+        Args:
+            inputs: one for each input.
+            wanted: pixels that want an answer.
+            row: first row.
+            col: first column.
+        """
+        height, width = wanted.shape
+        wanted[...] = True
+        raw: list[npt.NDArray[Any] | None] = []
         for reader in self._readers:
             if reader is None:
-                values.append(None)
+                raw.append(None)
                 continue
-            raw, valid = reader.read(row, col, height, width)
-            values.append(raw)
+            # The transform makes float32 of what is stored in one go.
+            read = reader.read_native if isinstance(reader, Native) else reader.read
+            values, valid = read(row, col, height, width)
+            raw.append(values)
             wanted &= valid
-        inputs = tuple(
-            np.zeros((transform.bands, height, width), dtype=np.float32)
-            if raw is None
-            else normalise(raw, wanted, transform)
-            for raw, transform in zip(values, self._transforms, strict=True)
-        )
+        for into, given, transform in zip(inputs, raw, self._transforms, strict=True):
+            if given is None:
+                into[...] = 0
+            else:
+                normalise(given, wanted, transform, into)
         if self._selection is not None:
-            wanted = wanted & self._selection.read(row, col, height, width)
-        return inputs, wanted
+            wanted &= self._selection.read(row, col, height, width)

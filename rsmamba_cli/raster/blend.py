@@ -10,7 +10,9 @@ further normalisation. Three rules keep seams out:
 * no weight inside what is kept is zero.
 """
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -34,7 +36,8 @@ class AxisBlend:
         stride: distance of neighbouring windows, but for the last one, which is shifted inwards.
         starts: first pixel of every window.
         low: first pixel that each window contributes to, strictly increasing, ``low[0] == 0``.
-        high: one past the last pixel that each window contributes to; ``high[-1] == length``.
+        high: one past the last pixel that each window contributes to, strictly increasing,
+            ``high[-1] == length``.
         weights: for each window the weights of pixels ``low`` to ``high``, in (0, 1].
     """
 
@@ -46,16 +49,19 @@ class AxisBlend:
     high: tuple[int, ...]
     weights: tuple[Weights, ...]
 
-    @property
+    @cached_property
     def cuts(self) -> tuple[int, ...]:
         """Pixels at which bands begin: band ``i`` is final once windows ``0..i`` are added."""
         return (*self.low, self.length)
 
     def reaching(self, first: int, last: int) -> range:
         """Windows that contribute to any pixel of ``first <= pixel < last``."""
-        begin = next(i for i, high in enumerate(self.high) if high > first)
-        end = next((i for i, low in enumerate(self.low) if low >= last), len(self.low))
-        return range(begin, end)
+        return range(bisect_right(self.high, first), bisect_left(self.low, last))
+
+
+def shared(axis: AxisBlend) -> int:
+    """The most pixels along an axis that a window leaves for its successor to finish."""
+    return max((h - low for h, low in zip(axis.high, axis.low[1:], strict=False)), default=0)
 
 
 def axis_stride(tile: int, overlap: float, trim: int) -> int:
