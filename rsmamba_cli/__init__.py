@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rsmamba_cli.datasets import catalogue, get_dataset, open_split
     from rsmamba_cli.datasets.generator import make_scene
     from rsmamba_cli.demo import run_demo
-    from rsmamba_cli.evaluation import evaluate, evaluate_map
+    from rsmamba_cli.evaluation import calibrate, compare, evaluate, evaluate_map
     from rsmamba_cli.inference import (
         PredictOptions,
         PredictResult,
@@ -53,8 +53,10 @@ _LAZY = {
     "PredictResult": "rsmamba_cli.inference",
     "Predictor": "rsmamba_cli.inference.predictor",
     "TrainConfig": "rsmamba_cli.training",
+    "calibrate": "rsmamba_cli.evaluation",
     "catalogue": "rsmamba_cli.datasets",
     "change": "rsmamba_cli.inference",
+    "compare": "rsmamba_cli.evaluation",
     "evaluate": "rsmamba_cli.evaluation",
     "evaluate_map": "rsmamba_cli.evaluation",
     "get_dataset": "rsmamba_cli.datasets",
@@ -90,8 +92,10 @@ __all__ = [
     "TrainConfig",
     "Warned",
     "__version__",
+    "calibrate",
     "catalogue",
     "change",
+    "compare",
     "evaluate",
     "evaluate_map",
     "get_dataset",

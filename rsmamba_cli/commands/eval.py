@@ -80,11 +80,13 @@ def eval_(
         str, typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", help="Where to compute.")
     ] = "auto",
     prediction: Annotated[
-        Path | None, typer.Option(metavar="MASK", help="A map to measure against --truth.")
+        Path | None, typer.Option(metavar="MASK|DIR", help="Map(s) to measure against --truth.")
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option(metavar="RASTER|VECTOR", help="Class numbers on any grid, or outlines."),
+        typer.Option(
+            metavar="FILE|DIR", help="Class numbers on any grid, outlines, or points (CSV too)."
+        ),
     ] = None,
     aoi: Annotated[
         Path | None, typer.Option(metavar="VECTOR", help="Only what lies inside counts.")
@@ -101,6 +103,9 @@ def eval_(
         str | None,
         typer.Option(metavar="NAME", help="Attribute of outlines that holds the class number."),
     ] = None,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Match the objects of two maps too (IoU 0.5).")
+    ] = False,
     protocol: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="How figures are made; default: the dataset's official."),
@@ -190,7 +195,16 @@ def eval_(
 
         if prediction is not None and truth is not None:
             result = evaluation.evaluate_map(
-                prediction, truth, aoi, positive, tuple(ignore or ()), attribute, console.on_event
+                prediction,
+                truth,
+                aoi,
+                positive,
+                tuple(ignore or ()),
+                attribute,
+                console.on_event,
+                objects=objects,
+                rounds=rounds,
+                seed=seed,
             )
         elif checkpoint is not None and dataset is not None:
             common: dict[str, Any] = {

@@ -1,51 +1,46 @@
-"""One map measured against another raster or against outlines, on the map's grid."""
+"""Maps measured against other rasters, outlines or points, on the maps' grids."""
 
 import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
-import rasterio
-import shapely
-from affine import Affine
-from numpy.typing import NDArray
-from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.features import rasterize
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_geom
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
-from rasterio.windows import transform as window_transform
 
-from rsmamba_cli.errors import InputError
-from rsmamba_cli.evaluation.metrics import summarise
+from rsmamba_cli.datasets.files import list_images
+from rsmamba_cli.errors import DatasetError, InputError
+from rsmamba_cli.evaluation.bootstrap import ROUNDS, interval, resampled
+from rsmamba_cli.evaluation.ledger import object_figures
+from rsmamba_cli.evaluation.map_objects import map_objects
+from rsmamba_cli.evaluation.map_points import compare_points, holds_points
+from rsmamba_cli.evaluation.map_sides import (
+    Reader,
+    Side,
+    Values,
+    describe,
+    open_raster,
+    raster_reader,
+    truth_reader,
+    vector_reader,
+)
+from rsmamba_cli.evaluation.metrics import Floats, margins_of, summarise, summarise_margins
 from rsmamba_cli.evaluation.results import EvalResult
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
 
-_ROWS = 1024
+_BLOCK = 512
+"""Side of the blocks of a map that intervals resample."""
+
 _MOST_VALUES = 255
 
-Values = NDArray[np.int64]
-Reader = Callable[[Window], tuple[Values, NDArray[np.bool_]]]
-"""A window of the prediction's grid -> class values and where they are known, (h, w)."""
-
-
-@dataclass
-class _Side:
-    """What is known of the prediction or the truth before and after reading it."""
-
-    what: str
-    path: Path
-    notes: list[str] = field(default_factory=list)
-    nodata: float | None = None
-    names: dict[int, str] = field(default_factory=dict)
+Pairs = Counter[tuple[int, int]]
+"""(true value, predicted value) -> pixels."""
 
 
 def evaluate_map(
@@ -56,229 +51,145 @@ def evaluate_map(
     ignore: tuple[int, ...] = (),
     attribute: str | None = None,
     on_event: EventHandler = ignore_events,
+    *,
+    objects: bool = False,
+    rounds: int = ROUNDS,
+    seed: int = 0,
 ) -> EvalResult:
-    """Measure a class raster against the truth, pixel by pixel, on the prediction's grid.
+    """Measure class rasters against the truth, on their grids.
 
     A truth raster on another grid is warped (nearest neighbour); outlines are rasterised (pixel
-    centres). Pixels count where both have data and, with ``aoi``, inside it. What a file declares
-    as no data is left out and said so. Files that hold 0 and 255 only, without a declaration, are
-    binary masks: 255 is the positive class.
+    centres); at points the map is read where they lie. Pixels count where both have data and, with
+    ``aoi``, inside it. What a file declares as no data is left out and said so. Files that hold 0
+    and 255 only, without a declaration, are binary masks: 255 is the positive class. Intervals
+    resample blocks of 512 pixels, or points.
 
     Args:
-        prediction: a one-band raster of class numbers.
-        truth: a raster of class numbers, or outlines in any format that GDAL reads.
+        prediction: a one-band raster of class numbers, or a folder of such.
+        truth: a raster of class numbers; outlines or points in any format that GDAL reads; a CSV of
+            points with columns x and y (in the map's CRS) or lon and lat. With a folder of
+            predictions, a folder of rasters with the same names, or one file for all.
         aoi: outlines; only what lies inside counts.
         positive: compare this class with all others; None compares all classes, or the positive
             class of two masks.
         ignore: values that do not count, in either.
-        attribute: of the outlines, which holds the class number; None burns 1.
+        attribute: of outlines or points, which holds the class number; None burns 1, and reads the
+            column "class" of points.
         on_event: told of every band of rows.
+        objects: match the objects of the positive class too. Outlines are taken as they are.
+        rounds: of resampling; 0 for no intervals.
+        seed: of the resampling.
 
     Raises:
-        InputError: a file cannot be read or is no class raster, the two do not overlap, or one has
-            a georeference and the other has none.
+        InputError: a file cannot be read or is no class raster, the two do not overlap, one has
+            a georeference and the other has none, or names do not pair.
     """
     started = time.monotonic()
-    ours = _Side("prediction", Path(prediction))
-    theirs = _Side("truth", Path(truth))
-    pairs: Counter[tuple[int, int]] = Counter()
+    paired = _paired(Path(prediction), Path(truth))
+    units: list[Pairs] = []
     left_out: Counter[str] = Counter()
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    matched = np.zeros(3, np.int64)
+    ours, theirs = Side("prediction", paired[0][0]), Side("truth", paired[0][1])
+    stage = "compare"
+    on_event(Started(stage, None, "band"))
+    with warnings.catch_warnings():
         # Plain images have no georeference, which is no reason to warn.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        source = stack.enter_context(_open(ours))
-        _describe(ours, source)
-        own = _raster_reader(ours, source)
-        other = _truth_reader(theirs, source, attribute, stack)
-        inside = None if aoi is None else _vector_reader(_Side("area", Path(aoi)), source, None)
-        stage = "compare"
-        bands = list(_bands(source.height, source.width))
-        on_event(Started(stage, len(bands), "band"))
-        for window in bands:
-            guess, guessed = own(window)
-            true, known = other(window)
-            wanted = np.ones(guess.shape, bool) if inside is None else inside(window)[0] > 0
-            dropped = np.isin(guess, ignore) | np.isin(true, ignore)
-            left_out["prediction"] += int((wanted & ~guessed).sum())
-            left_out["truth"] += int((wanted & guessed & ~known).sum())
-            left_out["area"] += int((~wanted).sum())
-            left_out["ignore"] += int((wanted & guessed & known & dropped).sum())
-            keep = wanted & guessed & known & ~dropped
-            _count(pairs, true[keep], guess[keep])
-            on_event(Progress(stage))
-    total = sum(pairs.values())
+        for one, other in paired:
+            ours, theirs = replace(ours, path=one), replace(theirs, path=other)
+            with ExitStack() as stack:
+                source = stack.enter_context(open_raster(ours))
+                describe(ours, source)
+                area = None if aoi is None else Side("area", Path(aoi))
+                if holds_points(other):
+                    if objects:
+                        raise InputError(f"{other} holds points: there are no objects to match.")
+                    units += compare_points(ours, theirs, source, attribute, area, ignore, left_out)
+                    continue
+                inside = None if area is None else vector_reader(area, source, None)
+                reader = truth_reader(theirs, source, attribute, stack)
+                own = raster_reader(ours, source)
+                units += _compare(own, reader, inside, source, ignore, left_out, on_event)
+                if objects:
+                    matched += map_objects(own, reader, inside, theirs, source, positive)
+    units = [unit for unit in units if unit]
+    total = sum(sum(unit.values()) for unit in units)
     if not total:
         raise InputError(
             f"{prediction} and {truth} have no pixel in common that counts: they may not overlap, "
             "or all of it is no data, ignored or outside the area."
         )
+    result = _result(units, ours, theirs, left_out, positive, ignore, (rounds, seed))
+    if objects:
+        if len(result.class_names) != 2:
+            raise InputError("Objects are those of one class: name it (--positive V).")
+        found = object_figures(matched.astype(np.float64))
+        result.metrics.update({name: float(value) for name, value in found.items()})
     on_event(Finished(stage, f"{total} pixels"))
-    return _result(pairs, ours, theirs, left_out, positive, ignore, time.monotonic() - started)
+    return replace(result, tiles=len(paired), seconds=time.monotonic() - started)
 
 
-def _open(side: _Side) -> Any:
-    """Open a raster of one band of whole numbers.
-
-    Raises:
-        InputError: it is something else.
-    """
-    try:
-        source = rasterio.open(side.path)
-    except RasterioError as error:
-        raise InputError(f"The {side.what} {side.path} cannot be read: {error}") from error
-    bands = [
-        i for i, c in zip(source.indexes, source.colorinterp, strict=True) if c.name != "alpha"
-    ]
-    if len(bands) != 1:
-        count = len(bands)
-        source.close()
-        raise InputError(f"The {side.what} {side.path} has {count} bands; a class raster has one.")
-    return source
-
-
-def _describe(side: _Side, source: Any) -> None:
-    """Take the declared no-data value and the class names of a raster."""
-    side.nodata = source.nodata
-    tags = {**source.tags(), **source.tags(1)}
-    for key, name in tags.items():
-        head, _, number = key.rpartition("_")
-        if head.upper() in ("CLASS", "CLASS_NAME") and number.isdigit():
-            side.names[int(number)] = name
-
-
-def _raster_reader(side: _Side, source: Any) -> Reader:
-    """Read windows of a raster as whole numbers and where they are declared valid."""
-
-    def read(window: Window) -> tuple[Values, NDArray[np.bool_]]:
-        try:
-            array = source.read(1, window=window)
-            known = source.read_masks(1, window=window) > 0
-        except RasterioError as error:
-            raise InputError(f"The {side.what} {side.path} cannot be read: {error}") from error
-        if array.dtype.kind == "f":
-            known &= ~np.isnan(array)
-            array = np.where(known, array, 0)
-            if not np.array_equal(array, np.round(array)):
-                raise InputError(
-                    f"The {side.what} {side.path} holds fractions: it is no class raster. "
-                    "Probabilities must be thresholded first."
-                )
-        return array.astype(np.int64), known
-
-    return read
-
-
-def _truth_reader(side: _Side, grid: Any, field_name: str | None, stack: ExitStack) -> Reader:
-    """Open the truth as a raster on the prediction's grid, or as outlines.
+def _paired(prediction: Path, truth: Path) -> list[tuple[Path, Path]]:
+    """The files to compare, paired by stem where there are several.
 
     Raises:
-        InputError: it is neither, or cannot be brought on that grid.
+        InputError: a folder is empty, or a prediction has no truth.
     """
-    if not side.path.exists() and not str(side.path).startswith("/vsi"):
-        raise InputError(f"The {side.what} {side.path} does not exist.")
+    if not prediction.is_dir():
+        return [(prediction, truth)]
     try:
-        with rasterio.open(side.path):
-            pass
-    except RasterioError:
-        return _vector_reader(side, grid, field_name)
-    source = stack.enter_context(_open(side))
-    _describe(side, source)
-    placed = [s.crs is not None or s.transform != Affine.identity() for s in (grid, source)]
-    same_shape = source.shape == grid.shape
-    if not any(placed) or (
-        same_shape
-        and source.crs == grid.crs
-        and source.transform.almost_equals(grid.transform, 1e-9)
-    ):
-        if not same_shape:
-            raise InputError(
-                f"The prediction has {grid.width} x {grid.height} pixels, the truth {side.path} "
-                f"{source.width} x {source.height}, and neither has a georeference."
-            )
-        return _raster_reader(side, source)
-    if not all(placed) or source.crs is None or grid.crs is None:
-        if same_shape:
-            side.notes.append(
-                "only one of prediction and truth has a georeference: compared pixel by pixel, "
-                "because their sizes agree"
-            )
-            return _raster_reader(side, source)
-        raise InputError(
-            f"Only one of the prediction and the truth {side.path} has a full georeference, and "
-            "their sizes differ: they cannot be laid over each other."
-        )
-    side.notes.append("the truth was warped to the prediction's grid (nearest neighbour)")
-    warped = stack.enter_context(
-        WarpedVRT(
-            source,
-            crs=grid.crs,
-            transform=grid.transform,
-            width=grid.width,
-            height=grid.height,
-            resampling=Resampling.nearest,
-            add_alpha=source.nodata is None,
-        )
-    )
-    return _raster_reader(side, warped)
+        maps = list_images(prediction)
+        wanted = list_images(truth) if truth.is_dir() else dict.fromkeys(maps, truth)
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    maps = {stem: path for stem, path in maps.items() if not stem.endswith("_painted")}
+    if not maps:
+        raise InputError(f"{prediction} holds no rasters.")
+    if missing := sorted(maps.keys() - wanted.keys()):
+        shown = ", ".join(missing[:5])
+        raise InputError(f"{truth} holds no truth for {len(missing)} of the maps: {shown}.")
+    return [(path, wanted[stem]) for stem, path in maps.items()]
 
 
-def _vector_reader(side: _Side, grid: Any, field_name: str | None) -> Reader:
-    """Read outlines and burn them into windows of the grid.
-
-    Raises:
-        InputError: they cannot be read, or cannot be brought on the grid.
-    """
-    try:
-        meta, _, geometry, values = pyogrio.raw.read(
-            side.path, columns=[field_name] if field_name else []
-        )
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise InputError(
-            f"The {side.what} {side.path} cannot be read, neither as a raster nor as outlines: "
-            f"{error}"
-        ) from error
-    if field_name and field_name not in meta["fields"]:
-        raise InputError(f"The outlines in {side.path} have no attribute {field_name!r}.")
-    shapes = shapely.from_wkb(geometry)
-    burn = values[0] if field_name else np.ones(len(shapes), np.int64)
-    if not np.issubdtype(np.asarray(burn).dtype, np.number):
-        raise InputError(f"The attribute {field_name!r} of {side.path} holds no class numbers.")
-    if meta["crs"] and grid.crs:
-        target = rasterio.crs.CRS.from_user_input(meta["crs"])
-        if target != grid.crs:
-            moved = transform_geom(target, grid.crs, [shapely.geometry.mapping(s) for s in shapes])
-            shapes = np.array([shapely.geometry.shape(m) for m in moved])
-    elif bool(meta["crs"]) != bool(grid.crs):
-        side.notes.append(
-            f"only one of the prediction and {side.path.name} names a CRS: their coordinates were "
-            "taken to agree"
-        )
-    tree = shapely.STRtree(shapes)
-    side.notes.append(f"{len(shapes)} outlines of {side.path.name} were rasterised (pixel centres)")
-
-    def read(window: Window) -> tuple[Values, NDArray[np.bool_]]:
-        shape = (int(window.height), int(window.width))
-        place = window_transform(window, grid.transform)
-        corners = [place @ c for c in ((0, 0), (shape[1], 0), (shape[1], shape[0]), (0, shape[0]))]
-        hits = sorted(tree.query(shapely.Polygon(corners)).tolist())
-        burnt = [(shapes[i], int(burn[i])) for i in hits if not shapes[i].is_empty]
-        if not burnt:
-            return np.zeros(shape, np.int64), np.ones(shape, bool)
-        raster = rasterize(burnt, out_shape=shape, transform=place, fill=0, dtype="int32")
-        return raster.astype(np.int64), np.ones(shape, bool)
-
-    return read
+def _compare(
+    own: Reader,
+    other: Reader,
+    inside: Reader | None,
+    source: Any,
+    ignore: tuple[int, ...],
+    left_out: Counter[str],
+    on_event: EventHandler,
+) -> list[Pairs]:
+    """Count pairs of values in every block of a map."""
+    units: list[Pairs] = []
+    for window in _bands(source.height, source.width):
+        guess, guessed = own(window)
+        true, known = other(window)
+        wanted = np.ones(guess.shape, bool) if inside is None else inside(window)[0] > 0
+        dropped = np.isin(guess, ignore) | np.isin(true, ignore)
+        left_out["prediction"] += int((wanted & ~guessed).sum())
+        left_out["truth"] += int((wanted & guessed & ~known).sum())
+        left_out["area"] += int((~wanted).sum())
+        left_out["ignore"] += int((wanted & guessed & known & dropped).sum())
+        keep = wanted & guessed & known & ~dropped
+        for left in range(0, source.width, _BLOCK):
+            block = np.s_[:, left : left + _BLOCK]
+            chosen = keep[block]
+            pairs: Pairs = Counter()
+            _count(pairs, true[block][chosen], guess[block][chosen])
+            units.append(pairs)
+        on_event(Progress("compare"))
+    return units
 
 
 def _bands(height: int, width: int) -> Iterator[Window]:
     """Full-width bands of rows, few enough for any width to fit in memory."""
-    rows = max(1, min(_ROWS, (64 << 20) // (8 * width)))
+    rows = max(1, min(_BLOCK, (64 << 20) // (8 * width)))
     for row in range(0, height, rows):
         yield Window(0, row, width, min(rows, height - row))
 
 
-def _count(pairs: Counter[tuple[int, int]], true: Values, guess: Values) -> None:
+def _count(pairs: Pairs, true: Values, guess: Values) -> None:
     """Add pixels to the joint count of true and predicted values."""
     if not true.size:
         return
@@ -292,15 +203,16 @@ def _count(pairs: Counter[tuple[int, int]], true: Values, guess: Values) -> None
 
 
 def _result(
-    pairs: Counter[tuple[int, int]],
-    ours: _Side,
-    theirs: _Side,
+    units: Sequence[Pairs],
+    ours: Side,
+    theirs: Side,
     left_out: Counter[str],
     positive: int | None,
     ignore: tuple[int, ...],
-    seconds: float,
+    draws: tuple[int, int],
 ) -> EvalResult:
-    """Understand the values of both sides and make the figures."""
+    """Understand the values of both sides and make the figures; ``draws``: rounds and seed."""
+    pairs = sum(units, Counter())
     notes = [*ours.notes, *theirs.notes]
     sides = ((ours, {g for _, g in pairs}), (theirs, {t for t, _ in pairs}))
     for side, values in sides:
@@ -349,10 +261,30 @@ def _result(
             listed.append(-1)
             classes = (*classes, "none")
         index = [{v: i for i, v in enumerate(listed)}] * 2
-    confusion = np.zeros((len(classes), len(classes)), np.int64)
-    for (t, g), n in pairs.items():
-        confusion[index[0][t], index[1][g]] += n
+    each = np.zeros((len(units), len(classes), len(classes)), np.int64)
+    for matrix, counted in zip(each, units, strict=True):
+        for (t, g), n in counted.items():
+            matrix[index[0][t], index[1][g]] += n
+    confusion = each.sum(axis=0)
     metrics = summarise(confusion, classes)
     if math.isnan(metrics["f1"]):
         notes.append("the positive class occurs in neither map: its figures are undefined")
-    return EvalResult(confusion, tuple(classes), metrics, notes, sum(pairs.values()), 1, seconds)
+    rounds, seed = draws
+    intervals = {}
+    if len(units) > 1 and rounds:
+        table = np.stack([margins_of(matrix).ravel() for matrix in each])
+
+        def figures(counts: Floats) -> dict[str, Floats]:
+            return summarise_margins(counts.reshape(*counts.shape[:-1], 3, -1), classes)
+
+        (found,) = resampled((table,), figures, rounds, seed)
+        intervals = {name: interval(values) for name, values in found.items()}
+    return EvalResult(
+        confusion,
+        tuple(classes),
+        metrics,
+        list(dict.fromkeys(notes)),
+        pixels=sum(pairs.values()),
+        units=len(units),
+        intervals=intervals,
+    )
