@@ -11,7 +11,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := $(wildcard pyproject.toml setup.py constraints.txt models/rsmamba_models/ops/csrc/*)
 
-.PHONY: help demo bench test test-all lint format clean
+.PHONY: help demo bench test test-all faults lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make bench     measure speed and memory here, into docs/benchmarks.md"
 	@echo "make test      run the tests"
 	@echo "make test-all  run the tests, the slow ones too"
+	@echo "make faults    hundreds of kills, full disks, damaged and missing blocks, and a count"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff format the code"
 	@echo "make clean     remove the virtual environment and everything built"
@@ -34,6 +35,9 @@ test: $(VENV)/.stamp-test
 
 test-all: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+faults: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest -m "not gpu" -rP tests/faults $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

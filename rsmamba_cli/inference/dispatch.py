@@ -74,9 +74,9 @@ def run_on_pool(
             try:
                 results = pool.wait(0.25)
             except WorkersLost as error:
-                before = len(waiting)
-                waiting -= _noted(store, windows_of, on_event)
-                lost = lost + 1 if len(waiting) == before else 0
+                found = _noted(store, windows_of, on_event)
+                waiting -= found
+                lost = 0 if found else lost + 1
                 if lost >= _PATIENCE:
                     raise DeviceError(
                         f"workers died {lost} times in a row without finishing anything ({error}); "
@@ -88,8 +88,9 @@ def run_on_pool(
                     pool.submit(chunks())
                 continue
             computed += sum(result.computed for result in results)
-            waiting -= _noted(store, windows_of, on_event)
-            if results:
+            found = _noted(store, windows_of, on_event)
+            waiting -= found
+            if found or results:
                 lost = 0
                 # A network mount may show a worker's journal late; its answer comes first then.
                 waiting -= {(r.chunk.strip, band) for r in results for band in r.chunk.bands}
