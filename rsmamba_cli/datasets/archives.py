@@ -37,7 +37,9 @@ def unpack_all(source: Path, target: Path, on_event: EventHandler) -> None:
     on_event(Started(_STAGE, len(waiting), "archive"))
     while waiting:
         for archive in waiting:
-            done = target / f".{archive.name}.done"
+            base = target if target in archive.parents else source
+            inner = "_".join(archive.relative_to(base).parts) or archive.name
+            done = target / f".{inner}.done"
             if not done.exists():
                 _unpack(archive, target)
                 done.touch()

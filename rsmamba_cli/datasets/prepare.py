@@ -148,8 +148,9 @@ def prepare_dataset(
     if name not in _CUTTINGS:
         raise DatasetError(f"{name} needs no preparing. Datasets that do: {', '.join(_CUTTINGS)}.")
     source, dest = Path(source), Path(dest)
-    if not source.exists():
-        raise DatasetError(f"{source} does not exist. Get {name} from: {info.source}")
+    if not source.is_dir() and not find_archives(source):
+        kind = "is no archive" if source.exists() else "does not exist"
+        raise DatasetError(f"{source} {kind}. Get {name} from: {info.source}")
     if dest.exists():
         raise OutputError(f"{dest} exists already: name a folder that does not, or remove it.")
     cutting = _CUTTINGS[name]

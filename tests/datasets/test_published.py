@@ -206,6 +206,17 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
         prepare_dataset("loveda", tmp_path, tmp_path / "out")
 
 
+def test_a_single_archive_is_a_source_and_another_file_is_none(tmp_path: Path) -> None:
+    ade20k(tmp_path)
+    prepare_dataset("ade20k", tmp_path / "ADEChallengeData2016.zip", tmp_path / "out")
+    assert check_dataset("ade20k", tmp_path / "out").ok
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DatasetError, match=r"notes\.txt is no archive"):
+        prepare_dataset("ade20k", tmp_path / "notes.txt", tmp_path / "more")
+    with pytest.raises(DatasetError, match="does not exist"):
+        prepare_dataset("ade20k", tmp_path / "nothing", tmp_path / "more")
+
+
 def test_another_dataset_is_refused_with_what_was_found(tmp_path: Path) -> None:
     segmentation_folder(tmp_path / "in", roles=("x", "y"))
     with pytest.raises(DatasetError, match=r"loveda .* was not found(.|\n)*train/x \(3 files\)"):

@@ -225,6 +225,7 @@ def test_second_dates_and_radar_come_on_the_first_grid(area: Path) -> None:
     scene = {"image": "s0.tif", "label": "o0.gpkg", "sar": "radar.tif", "t2": "s1.tif"}
     path = describe(area, scenes=[scene])
     dataset = open_dataset("scenes", path)
+    assert dataset.inputs[1].bands == ("b1",)
     assert dataset.task == "multimodal" and check_dataset("scenes", path).ok
     row, col, height, width = dataset.measured.blocks[dataset.split("train").places[0]].box
     got = dataset.split("train")[0].images[1][0]

@@ -75,6 +75,14 @@ class SceneReader:
         return tuple(images), valid, self.truth.read(*window)
 
 
+def _telling(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of bands, numbered where they say nothing or are not the only ones."""
+    return tuple(
+        f"b{i}" if name in ("undefined", "gray") or names.count(name) > 1 else name
+        for i, name in enumerate(names, start=1)
+    )
+
+
 def _as_stored(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Values in the type of their file, rounded where that is one of integers."""
     if dtype.kind not in "iu":
@@ -129,7 +137,7 @@ class Readers:
         for number, scene in enumerate(self.described.scenes):
             opened = self[number].scenes
             found = tuple(
-                DatasetInput(name, role, s.band_names, s.dtype.name, s.bands, nodata)
+                DatasetInput(name, role, _telling(s.band_names), s.dtype.name, s.bands, nodata)
                 for name, role, s, nodata in zip(names, roles, opened, self.how[2], strict=True)
             )
             described = described or found
