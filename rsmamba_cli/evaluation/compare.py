@@ -10,7 +10,7 @@ from rsmamba_cli.datasets import IGNORE
 from rsmamba_cli.datasets.inputs import Bands
 from rsmamba_cli.errors import CheckpointError, DatasetError
 from rsmamba_cli.evaluation.bootstrap import ROUNDS, Figures, interval, mcnemar, p_value, resampled
-from rsmamba_cli.evaluation.ledger import Ledger
+from rsmamba_cli.evaluation.ledger import Ledger, scene_names
 from rsmamba_cli.evaluation.metrics import Floats
 from rsmamba_cli.evaluation.protocols import protocol_of
 from rsmamba_cli.evaluation.results import Comparison, Difference
@@ -80,6 +80,8 @@ def compare(
         )
     name = split or way.split
     splits = [subject.dataset.split(name) for subject in pair]
+    if scenes is not None:
+        scene_names([splits[0].stem(index) for index in range(len(splits[0]))], scenes)
     ledgers = [Ledger(names, way.means_without) for _ in pair]
     where = resolve_device(device)
     everything = range(len(splits[0]))

@@ -12,7 +12,7 @@ from rsmamba_cli.datasets.inputs import Bands
 from rsmamba_cli.errors import DatasetError, OutputError
 from rsmamba_cli.evaluation.bootstrap import ROUNDS, interval, resampled
 from rsmamba_cli.evaluation.gallery import Gallery
-from rsmamba_cli.evaluation.ledger import Ledger, merged
+from rsmamba_cli.evaluation.ledger import Ledger, merged, scene_names
 from rsmamba_cli.evaluation.parallel import start_workers
 from rsmamba_cli.evaluation.protocols import protocol_of
 from rsmamba_cli.evaluation.results import EvalResult, Interval
@@ -91,6 +91,8 @@ def evaluate(
         listen(Warned(note))
     name = split or way.split
     tiles = subject.dataset.split(name)
+    if scenes is not None:  # refused now rather than after hours
+        scene_names([tiles.stem(index) for index in range(len(tiles))], scenes)
     mine = range(workers.rank, len(tiles), workers.count)
     target = None if save_predictions is None else Path(save_predictions)
     names = tuple(c.name for c in meta.classes)

@@ -1,5 +1,6 @@
 """What an evaluation of a model says beyond pixels, and what calibrating and comparing change."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from rsmamba_cli.errors import InputError, OutputError
 from rsmamba_cli.evaluation import calibrate, compare, evaluate
 from rsmamba_cli.evaluation.boundary import boundary_counts
 from rsmamba_cli.evaluation.whole import decide, run_split
+from rsmamba_cli.events import Progress
 from rsmamba_models import load_checkpoint, read_meta, save_checkpoint
 
 
@@ -43,6 +45,15 @@ def test_boundaries_and_intervals(model: Path, tiles: Path) -> None:
 def test_scenes_are_the_units_where_named(model: Path, tiles: Path) -> None:
     result = evaluate(model, "folder", tiles, "test", device="cpu", scenes=r"^([a-z]+)_\d+$")
     assert (result.units, result.intervals) == (1, {})
+
+
+def test_names_without_a_scene_are_refused_before_anything_runs(model: Path, tiles: Path) -> None:
+    def never(event: object) -> None:
+        assert not isinstance(event, Progress)
+
+    for run in (evaluate, partial(compare, model)):
+        with pytest.raises(InputError, match="finds nothing"):
+            run(model, "folder", tiles, "test", device="cpu", scenes="^x", on_event=never)
 
 
 def test_the_worst_tiles_are_painted_and_random_ones(model: Path, tiles: Path) -> None:
