@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "change": "Map what changed between two dates.",
     "merge": "Make the outputs of a run that was computed in parts.",
     "train": "Train a model on a dataset.",
+    "pretrain": "Train an encoder to tell the classes of whole images.",
     "eval": "Measure a checkpoint on a dataset, or one map against another.",
     "models": "List the architectures.",
     "datasets": "List, prepare and check datasets.",

@@ -177,7 +177,7 @@ class CheckpointMeta(_Frozen):
         format: Version of this description.
         architecture: Registry name.
         arguments: Enough for ``create_model(architecture, **arguments)``.
-        task: What it computes; fixes the number of inputs (1, 2, 2).
+        task: What it computes; fixes the number of inputs (1, 2, 2, 1).
         inputs: The images, in the order of the model's arguments.
         classes: In the order of the logits; a sigmoid model lists background, foreground.
         output: ``sigmoid`` (one logit) or ``softmax`` (one logit a class).
@@ -201,7 +201,7 @@ class CheckpointMeta(_Frozen):
     format: int = FORMAT
     architecture: str
     arguments: dict[str, Any] = Field(default_factory=dict)
-    task: Literal["segmentation", "change", "multimodal"]
+    task: Literal["segmentation", "change", "multimodal", "classification"]
     inputs: tuple[InputSpec, ...]
     classes: tuple[ClassInfo, ...]
     output: Literal["sigmoid", "softmax"]
@@ -223,7 +223,7 @@ class CheckpointMeta(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        wanted = 1 if self.task == "segmentation" else 2
+        wanted = 1 if self.task in ("segmentation", "classification") else 2
         if len(self.inputs) != wanted:
             raise ValueError(f"task {self.task} takes {wanted} input(s), not {len(self.inputs)}")
         if len(self.classes) < 2 or (self.output == "sigmoid" and len(self.classes) != 2):

@@ -4,13 +4,16 @@ import pdb
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags, usage_error
-from rsmamba_cli.console import running
+from rsmamba_cli.console import Console, running
 from rsmamba_cli.progress import duration
+
+if TYPE_CHECKING:
+    from rsmamba_cli.training import TrainResult
 
 app = command_app()
 
@@ -147,22 +150,24 @@ def train(
                 config = scale_to_budget(config, seconds_of(budget), console.on_event)
             result = library(config, folder or Path("runs") / name, resume, console.on_event)
 
-        def show() -> None:
-            console.properties(
-                "trained" if result.finished else "stopped at the limit; --resume goes on",
-                {
-                    "best checkpoint": result.best,
-                    f"best {result.monitor}": _score(result.best_metrics, result.monitor),
-                    "last checkpoint": result.last,
-                    f"last {result.monitor}": _score(result.last_metrics, result.monitor),
-                    "steps": f"{result.steps} ({result.epochs:.1f} epochs)",
-                    "time": duration(result.seconds),
-                    "computed on": f"{result.device}, {result.precision}",
-                },
-            )
-
         if is_main_process():
-            console.result(result.to_json(), show)
+            console.result(result.to_json(), lambda: show_result(console, result))
+
+
+def show_result(console: Console, result: "TrainResult") -> None:
+    """Print what a run left behind."""
+    console.properties(
+        "trained" if result.finished else "stopped at the limit; --resume goes on",
+        {
+            "best checkpoint": result.best,
+            f"best {result.monitor}": _score(result.best_metrics, result.monitor),
+            "last checkpoint": result.last,
+            f"last {result.monitor}": _score(result.last_metrics, result.monitor),
+            "steps": f"{result.steps} ({result.epochs:.1f} epochs)",
+            "time": duration(result.seconds),
+            "computed on": f"{result.device}, {result.precision}",
+        },
+    )
 
 
 @contextmanager

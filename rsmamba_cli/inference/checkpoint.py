@@ -42,6 +42,11 @@ def read_task_meta(path: Path, tasks: Sequence[str]) -> CheckpointMeta:
         meta = read_meta(path)
     except (ModelsError, OSError) as error:
         raise CheckpointError(_named(path, error)) from error
+    if meta.task == "classification":
+        raise CheckpointError(
+            f"{path} tells classes of whole images; it is there to be trained further with "
+            "`rsmamba train --encoder-weights`"
+        )
     if meta.task not in tasks:
         other = _COMMANDS[meta.task]
         advice = (

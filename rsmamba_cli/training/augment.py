@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsmamba_cli.training.crops import Image, Label, Planes
-from rsmamba_cli.training.recipe import AugmentPart
+from rsmamba_cli.training.recipe import AugmentPart, ChangePart
 
 
 def orient(
-    rng: np.random.Generator, images: tuple[Image, ...], label: Label, options: AugmentPart
+    rng: np.random.Generator, images: tuple[Image, ...], label: Label, options: ChangePart
 ) -> Planes:
     """Flip and transpose a square sample, the same for every date and the label."""
     flips = 0
@@ -31,7 +31,7 @@ def orient(
 
 
 def shift_colors(
-    rng: np.random.Generator, image: Image, options: AugmentPart, factor: float = 1.0
+    rng: np.random.Generator, image: Image, options: ChangePart, factor: float = 1.0
 ) -> Image:
     """Change light, spread, colour and noise of a normalised image (C, H, W), any bands.
 

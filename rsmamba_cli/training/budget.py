@@ -11,8 +11,10 @@ from rsmamba_cli.events import EventHandler, Finished, ignore_events
 from rsmamba_cli.training.assembly import assemble
 from rsmamba_cli.training.data import make_loader, worker_count
 from rsmamba_cli.training.devices import start_fabric
+from rsmamba_cli.training.job import dense_job
 from rsmamba_cli.training.recipe import TrainConfig
 from rsmamba_cli.training.trainer import Trainer
+from rsmamba_cli.training.validation import Validator
 
 _SIZES = {
     "segmentation": ("rsm_ss_nano", "rsm_ss_tiny", "rsm_ss_small"),
@@ -122,14 +124,15 @@ def measure(config: TrainConfig, seconds: float) -> Speed:
         out = Path(folder)
         fabric, device, precision = start_fabric(config.loop, out)
         parts = assemble(config, ignore_events, config.init, config.encoder_weights)
-        run = Trainer(config, out, parts, fabric, (device, precision), ignore_events)
+        job = dense_job(config, parts, fabric, out, ignore_events)
+        run = Trainer(config, out, job, fabric, (device, precision), ignore_events)
         gpu = device == "cuda"
         loader = iter(make_loader(run.stream, 0, worker_count(config.data.workers, gpu), gpu))
         run.stepper.advance(loader, 0.0, run.total)
         times: list[float] = []
         while not times or (len(times) < 5 and sum(times) < seconds):
             times.append(_seconds(lambda: run.stepper.advance(loader, 0.0, run.total)))
-        validator = run.validator
+        validator = Validator(config, parts, fabric, out, ignore_events)
         tiles = 0 if validator.split is None else len(validator.split)
         tiles = min(tiles, config.data.val_limit or tiles)
         validator.limit = min(tiles, _TILES)

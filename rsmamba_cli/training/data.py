@@ -40,7 +40,7 @@ class Batch:
 
     Attributes:
         images: a float32 tensor (B, C, S, S) a date or modality.
-        label: int64 (B, S, S), 255 where unlabelled.
+        label: int64 (B, S, S), 255 where unlabelled; (B,) where images have one class each.
         stems: names of the tiles.
     """
 
@@ -59,7 +59,17 @@ class Batch:
         return Batch(images, self.label.pin_memory(), self.stems)
 
 
-class TrainSamples(Dataset[Any]):
+class Samples(Dataset[Any]):
+    """What is learnt from; indexed with a key, a sample is its images, its label and its name.
+
+    Attributes:
+        items: (tile, part of the tile).
+    """
+
+    items: Sequence[tuple[int, int]]
+
+
+class TrainSamples(Samples):
     """The training samples of a split; an item is one crop of one tile.
 
     Args:
@@ -193,32 +203,41 @@ class BatchStream:
 
     Args:
         samples: what is drawn from.
-        data: batch size, or tiles a batch.
+        batch_size: samples a batch.
         seed: of the order.
         rank, world: this process among several.
+        tiles_per_batch: if above 0, a batch is all crops of so many tiles.
     """
 
     def __init__(
-        self, samples: TrainSamples, data: DataPart, seed: int, rank: int = 0, world: int = 1
+        self,
+        samples: Samples,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        tiles_per_batch: int = 0,
     ) -> None:
         self.samples = samples
-        self.data = data
+        self.batch_size = batch_size
+        self.tiles_per_batch = tiles_per_batch
         self.seed = seed
         self.rank = rank
         self.world = world
         self.start = 0
-        units = len(samples.sizes) if data.tiles_per_batch else len(samples)
-        self.per_epoch = max(1, units // ((data.tiles_per_batch or data.batch_size) * world))
+        units = len({tile for tile, _ in samples.items}) if tiles_per_batch else len(samples.items)
+        self.per_epoch = max(1, units // ((tiles_per_batch or batch_size) * world))
 
     def epoch(self, number: int) -> list[list[Key]]:
         """This process's batches of one epoch."""
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, number, _ORDER)))
-        if self.data.tiles_per_batch:
+        if self.tiles_per_batch:
             return self._by_tiles(rng, number)
-        size = self.data.batch_size
+        size = self.batch_size
         wanted = self.per_epoch * size * self.world
-        rounds = math.ceil(wanted / len(self.samples))
-        order = np.concatenate([rng.permutation(len(self.samples)) for _ in range(rounds)])
+        count = len(self.samples.items)
+        rounds = math.ceil(wanted / count)
+        order = np.concatenate([rng.permutation(count) for _ in range(rounds)])
         keys = [(number, place, int(item)) for place, item in enumerate(order[:wanted])]
         step = size * self.world
         return [
@@ -231,7 +250,7 @@ class BatchStream:
         parts: dict[int, list[int]] = {}
         for item, (tile, _) in enumerate(self.samples.items):
             parts.setdefault(tile, []).append(item)
-        group = self.data.tiles_per_batch
+        group = self.tiles_per_batch
         tiles = rng.permutation(len(parts))
         batches = []
         for batch in range(self.per_epoch):

@@ -1,6 +1,7 @@
 """Starting and resuming a training run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from rsmamba_cli.errors import DeviceError, OutputError, ResumeError
 from rsmamba_cli.events import EventHandler, ignore_events
 from rsmamba_cli.training.assembly import assemble
 from rsmamba_cli.training.devices import processes, start_fabric
-from rsmamba_cli.training.recipe import TrainConfig
+from rsmamba_cli.training.job import Job, dense_job
+from rsmamba_cli.training.recipe import Config, RunConfig, TrainConfig
 from rsmamba_cli.training.results import TrainResult
 from rsmamba_cli.training.state import LAST, RECIPE, STATE, RunLog, load_state
 from rsmamba_cli.training.trainer import Trainer
+
+Builder = Callable[[Fabric, EventHandler, bool], Job]
+"""Processes, who is told, whether the run has begun before -> what is worked on."""
 
 
 def train(
@@ -45,11 +50,42 @@ def train(
         Interrupted: stopped by a signal; the state is saved.
         RsmambaError: the loss or a gradient is not finite; the batch is saved.
     """
-    out = Path(out)
+    config = as_started(config)
+
+    def build(fabric: Fabric, listen: EventHandler, begun: bool) -> Job:
+        # What a run began with may be gone by the time it is resumed; its own checkpoint is there.
+        init = Path(out) / LAST if begun and config.init is not None else config.init
+        encoder = None if begun else config.encoder_weights
+        parts = assemble(config, listen, init, encoder)
+        return dense_job(config, parts, fabric, Path(out), listen)
+
+    return run(config, Path(out), build, resume, on_event)
+
+
+def as_started(config: Config) -> Config:
+    """The same settings with the processes that ``torchrun`` or Slurm started, if they did.
+
+    Raises:
+        DeviceError: they are not those that the settings ask for.
+    """
     devices, nodes = processes(config.loop)
     loop = config.loop.model_copy(update={"devices": devices, "nodes": nodes})
-    config = config.model_copy(update={"loop": loop})
-    fabric, device, precision = start_fabric(loop, out)
+    return config.model_copy(update={"loop": loop})
+
+
+def run(
+    config: RunConfig, out: Path, build: Builder, resume: bool, on_event: EventHandler
+) -> TrainResult:
+    """Start or resume a training of any kind; see `train`.
+
+    Args:
+        config: its settings, `as_started`.
+        out: the run's folder.
+        build: makes what is worked on, with torch's global generator seeded.
+        resume: go on from the saved state.
+        on_event: told of every step and validation.
+    """
+    fabric, device, precision = start_fabric(config.loop, out)
     listen = on_event if fabric.is_global_zero else ignore_events
     state = load_state(out) if resume else None
     if state is not None:
@@ -58,7 +94,7 @@ def train(
         _check_free(out)
     fabric.barrier()
     try:
-        return _run(config, out, state, fabric, (device, precision), listen)
+        return _run(config, out, build, state, fabric, (device, precision), listen)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
@@ -70,8 +106,9 @@ def train(
 
 
 def _run(
-    config: TrainConfig,
+    config: RunConfig,
     out: Path,
+    build: Builder,
     state: dict[str, Any] | None,
     fabric: Fabric,
     where: tuple[str, str],
@@ -79,19 +116,16 @@ def _run(
 ) -> TrainResult:
     """Build everything a run consists of, and train."""
     torch.manual_seed(config.seed)
-    # What a run began with may be gone by the time it is resumed; its own checkpoint is there.
-    own = state is not None and config.init is not None
-    encoder = None if state is not None else config.encoder_weights
-    parts = assemble(config, listen, out / LAST if own else config.init, encoder)
-    run = Trainer(config, out, parts, fabric, where, listen)
+    job = build(fabric, listen, state is not None)
+    trainer = Trainer(config, out, job, fabric, where, listen)
     if state is not None:
-        run.restore(state)
+        trainer.restore(state)
     elif fabric.is_global_zero:
         # Only now: a run that cannot start (a mistyped folder) must not block the next try.
         _claim(out, config)
     if fabric.is_global_zero:
-        run.log = RunLog(out, resume_step=run.step)
-    return run.go()
+        trainer.log = RunLog(out, resume_step=trainer.step)
+    return trainer.go()
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -117,7 +151,7 @@ def _check_free(out: Path) -> None:
         raise OutputError(f"{out} is not empty: {hint} choose another folder with --out.")
 
 
-def _claim(out: Path, config: TrainConfig) -> None:
+def _claim(out: Path, config: RunConfig) -> None:
     """Make the folder of a new run and write its recipe there.
 
     Raises:
@@ -133,7 +167,7 @@ def _claim(out: Path, config: TrainConfig) -> None:
         raise OutputError(f"{out} cannot be written: {error}") from error
 
 
-def _check_same(config: TrainConfig, state: dict[str, Any]) -> None:
+def _check_same(config: RunConfig, state: dict[str, Any]) -> None:
     """Refuse to go on with other settings than those a run began with.
 
     Raises:

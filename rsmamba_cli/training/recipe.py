@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -24,11 +24,13 @@ _FREE_TO_CHANGE = (
 """Settings that do not change what is computed: a resumed run may have others."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A group of settings: fixed, and unknown ones are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class ModelPart(_Part):
+class ModelPart(Part):
     """Which network.
 
     Attributes:
@@ -46,7 +48,7 @@ class ModelPart(_Part):
     sync_batchnorm: bool = True
 
 
-class DemoPart(_Part):
+class DemoPart(Part):
     """How much the ``demo`` dataset draws; see `rsmamba_cli.datasets.demo.DemoOptions`."""
 
     scenes: int = Field(256, ge=1)
@@ -57,7 +59,7 @@ class DemoPart(_Part):
     fresh: bool = False
 
 
-class DataPart(_Part):
+class DataPart(Part):
     """What is learnt from.
 
     Attributes:
@@ -123,7 +125,7 @@ class DataPart(_Part):
         return self
 
 
-class PhotometricPart(_Part):
+class PhotometricPart(Part):
     """Distortion of 8-bit RGB before it is normalised; see `rsmamba_cli.training.photometric`.
 
     Attributes:
@@ -140,14 +142,35 @@ class PhotometricPart(_Part):
     hue: float = Field(36.0, ge=0, le=180)
 
 
-class AugmentPart(_Part):
-    """Random changes to a sample.
+class ChangePart(Part):
+    """Random changes that any image takes, whatever is learnt from it.
 
     Attributes:
         flip: probability of a flip: vertical, horizontal or both, equally likely.
         flip_axes: ``horizontal`` allows no other.
         transpose: probability of exchanging rows and columns. With ``flip`` 0.75 and ``transpose``
             0.5 all eight symmetries of the square are equally likely.
+        brightness: largest shift of all bands together, in standard deviations.
+        contrast: largest relative change of the spread about the mean.
+        saturation: largest relative change of the bands' distance from their mean, any bands.
+        band_shift: largest further shift of each band alone, in standard deviations.
+        noise: largest standard deviation of added white noise, in standard deviations.
+    """
+
+    flip: float = Field(0.75, ge=0, le=1)
+    flip_axes: Literal["any", "horizontal"] = "any"
+    transpose: float = Field(0.5, ge=0, le=1)
+    brightness: float = Field(0.0, ge=0)
+    contrast: float = Field(0.0, ge=0, lt=1)
+    saturation: float = Field(0.0, ge=0, le=1)
+    band_shift: float = Field(0.0, ge=0)
+    noise: float = Field(0.0, ge=0)
+
+
+class AugmentPart(ChangePart):
+    """Random changes to a sample.
+
+    Attributes:
         swap_dates: probability of exchanging the two dates of a change sample; no modalities.
         scale: the range of random zoom, (1, 1) for none.
         scale_law: the zoom is drawn evenly (``uniform``) or its logarithm is (``log``).
@@ -155,31 +178,18 @@ class AugmentPart(_Part):
             takes its own size.
         max_class_share: a crop is drawn again (ten times at most) while one class covers this share
             of it or more; 1 takes any.
-        brightness: largest shift of all bands together, in standard deviations.
-        contrast: largest relative change of the spread about the mean.
-        saturation: largest relative change of the bands' distance from their mean, any bands.
-        band_shift: largest further shift of each band alone, in standard deviations.
-        noise: largest standard deviation of added white noise, in standard deviations.
-        sar_colors: factor of the last five for the second of two modalities.
+        sar_colors: factor of the colour changes for the second of two modalities.
         drop_input: probability that one of the inputs of ``data.optional`` is missing.
         photometric: distortion of 8-bit RGB; None for none, {} for the usual ranges.
         mix: ``cutmix`` or ``classmix`` pastes a part of another sample, labels included.
         mix_probability: how often.
     """
 
-    flip: float = Field(0.75, ge=0, le=1)
-    flip_axes: Literal["any", "horizontal"] = "any"
-    transpose: float = Field(0.5, ge=0, le=1)
     swap_dates: float = Field(0.5, ge=0, le=1)
     scale: tuple[float, float] = (1.0, 1.0)
     scale_law: Literal["log", "uniform"] = "log"
     base_size: tuple[int, int] | None = None
     max_class_share: float = Field(1.0, gt=0, le=1)
-    brightness: float = Field(0.0, ge=0)
-    contrast: float = Field(0.0, ge=0, lt=1)
-    saturation: float = Field(0.0, ge=0, le=1)
-    band_shift: float = Field(0.0, ge=0)
-    noise: float = Field(0.0, ge=0)
     sar_colors: float = Field(1.0, ge=0)
     drop_input: float = Field(0.25, ge=0, lt=1)
     photometric: PhotometricPart | None = None
@@ -196,7 +206,7 @@ class AugmentPart(_Part):
         return self
 
 
-class LossPart(_Part):
+class LossPart(Part):
     """Weights of the loss; see `rsmamba_cli.training.losses.SegmentationLoss`.
 
     Attributes:
@@ -229,7 +239,7 @@ class LossPart(_Part):
         return self
 
 
-class OptimiserPart(_Part):
+class OptimiserPart(Part):
     """How weights are changed.
 
     Patterns are names of modules or parameters with the wildcards of a shell: ``encoder``,
@@ -267,7 +277,7 @@ class OptimiserPart(_Part):
     ema: float | None = Field(None, gt=0, lt=1)
 
 
-class SchedulePart(_Part):
+class SchedulePart(Part):
     """The learning rate over time; see `rsmamba_cli.training.schedule.Schedule`."""
 
     course: Literal["constant", "plateau", "cosine", "poly", "step"] = "cosine"
@@ -282,7 +292,7 @@ class SchedulePart(_Part):
     plateau_factor: float = Field(0.1, gt=0, lt=1)
 
 
-class LoopPart(_Part):
+class LoopPart(Part):
     """How long, how often, on what.
 
     Attributes:
@@ -331,7 +341,7 @@ class LoopPart(_Part):
         return self
 
 
-class CheckpointPart(_Part):
+class CheckpointPart(Part):
     """What the checkpoints say and how they are stored.
 
     Attributes:
@@ -354,26 +364,20 @@ class CheckpointPart(_Part):
     demo: bool = False
 
 
-class TrainConfig(_Part):
-    """All settings of a training run; what is not set has the defaults of a laptop.
+class RunConfig(Part):
+    """What the recipe of any training holds.
 
     Attributes:
+        recipes: package whose folder ``recipes`` holds the named ones.
         name: of the recipe.
         seed: of everything random.
-        init: a checkpoint to start from (weights only), or None.
-        encoder_weights: a file to take the encoder's weights from, or None.
-        encoder_weights_partial: take what fits of it; otherwise all of it must.
     """
+
+    recipes: ClassVar[str] = "rsmamba_cli.training"
 
     name: str = "default"
     seed: int = Field(42, ge=0)
-    init: Path | None = None
-    encoder_weights: Path | None = None
-    encoder_weights_partial: bool = False
     model: ModelPart = ModelPart()
-    data: DataPart = DataPart()
-    augment: AugmentPart = AugmentPart()
-    loss: LossPart = LossPart()
     optimiser: OptimiserPart = OptimiserPart()
     schedule: SchedulePart = SchedulePart()
     loop: LoopPart = LoopPart()
@@ -394,3 +398,23 @@ class TrainConfig(_Part):
         """A hash of `fixed`."""
         text = json.dumps(self.fixed(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+class TrainConfig(RunConfig):
+    """All settings of a training run; what is not set has the defaults of a laptop.
+
+    Attributes:
+        init: a checkpoint to start from (weights only), or None.
+        encoder_weights: a file to take the encoder's weights from, or None.
+        encoder_weights_partial: take what fits of it; otherwise all of it must.
+    """
+
+    init: Path | None = None
+    encoder_weights: Path | None = None
+    encoder_weights_partial: bool = False
+    data: DataPart = DataPart()
+    augment: AugmentPart = AugmentPart()
+    loss: LossPart = LossPart()
+
+
+Config = TypeVar("Config", bound=RunConfig)

@@ -7,26 +7,42 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from rsmamba_cli.errors import InputError
-from rsmamba_cli.training.recipe import TrainConfig
+from rsmamba_cli.training.recipe import Config, RunConfig, TrainConfig
 
 
-def list_recipes() -> list[str]:
+def list_recipes(kind: type[RunConfig] = TrainConfig) -> list[str]:
     """Names of the recipes that come with the toolkit."""
-    folder = resources.files("rsmamba_cli.training") / "recipes"
+    folder = resources.files(kind.recipes) / "recipes"
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[0] != ".")
 
 
+@overload
 def load_recipe(
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
-) -> TrainConfig:
+) -> TrainConfig: ...
+@overload
+def load_recipe(
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+    *,
+    kind: type[Config],
+) -> Config: ...
+def load_recipe(
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+    *,
+    kind: type[RunConfig] = TrainConfig,
+) -> RunConfig:
     """Read a recipe and apply overrides.
 
     Args:
@@ -35,13 +51,14 @@ def load_recipe(
             ``data.bands=[4,3,2]``; the value is YAML and takes the setting's type. They win over
             everything else.
         values: dotted key -> value, which win over the recipe; None values are left out.
+        kind: of training.
 
     Raises:
         InputError: no such recipe, an unknown setting (with the nearest that exists), or a value
             that does not fit.
     """
     name = "default" if recipe is None else str(recipe)
-    content = _read(name)
+    content = _read(name, kind)
     for key, value in (values or {}).items():
         if value is not None:
             _assign(content, key, value)
@@ -54,7 +71,7 @@ def load_recipe(
         except yaml.YAMLError as error:
             raise InputError(f"--set {line}: the value is not YAML ({error}).") from error
         _assign(content, key.strip(), value)
-    return validate_config(content, f"the recipe {name}")
+    return validate_config(content, f"the recipe {name}", kind)
 
 
 def overfitting(config: TrainConfig, tiles: int) -> TrainConfig:
@@ -74,36 +91,36 @@ def overfitting(config: TrainConfig, tiles: int) -> TrainConfig:
     }
     content["augment"] = {"flip": 0.0, "transpose": 0.0, "swap_dates": 0.0}
     content["data"]["demo"]["fresh"] = False
-    return validate_config(content, f"the recipe {config.name} with --overfit")
+    return validate_config(content, f"the recipe {config.name} with --overfit", TrainConfig)
 
 
-def validate_config(content: Mapping[str, Any], what: str) -> TrainConfig:
-    """Turn plain values into a TrainConfig.
+def validate_config(content: Mapping[str, Any], what: str, kind: type[Config]) -> Config:
+    """Turn plain values into settings.
 
     Raises:
         InputError: as `load_recipe`.
     """
     try:
-        return TrainConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
+        lines = [_explain(dict(problem), kind) for problem in error.errors()]
         raise InputError(f"In {what}: " + "; ".join(lines) + ".") from error
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str, kind: type[RunConfig]) -> dict[str, Any]:
     """Read a recipe by name or path, on top of the one that it ``extends``.
 
     Raises:
         InputError: there is none, it is not YAML, or it extends itself.
     """
-    content = _read_alone(name)
+    content = _read_alone(name, kind)
     content.setdefault("name", Path(name).stem)
     seen = [name]
     while (base := content.pop("extends", None)) is not None:
         seen.append(str(base))
         if seen[-1] in seen[:-1]:
             raise InputError(f"The recipe {name} extends itself: {' -> '.join(seen)}.")
-        content = _merged(_read_alone(seen[-1]), content)
+        content = _merged(_read_alone(seen[-1], kind), content)
     return content
 
 
@@ -116,11 +133,11 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _read_alone(name: str) -> dict[str, Any]:
+def _read_alone(name: str, kind: type[RunConfig]) -> dict[str, Any]:
     """Read the YAML of one recipe by name or path."""
-    known = list_recipes()
+    known = list_recipes(kind)
     if name in known:
-        folder = resources.files("rsmamba_cli.training") / "recipes"
+        folder = resources.files(kind.recipes) / "recipes"
         text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         path = Path(name)
@@ -154,11 +171,11 @@ def _assign(content: dict[str, Any], key: str, value: Any) -> None:
     content[last] = value
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
+def _explain(problem: Mapping[str, Any], kind: type[RunConfig]) -> str:
     """One pydantic problem in plain words, with the nearest key for an unknown one."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = list(_keys(TrainConfig))
+        known = list(_keys(kind))
         near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
         ending = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
         hint = next(iter(ending + near), None)

@@ -38,6 +38,8 @@ COLUMNS = (
     "val_oa",
     "val_kappa",
     "val_miou",
+    "val_top1",
+    "val_top5",
 )
 """Of ``log.csv``; training lines leave the last ones empty, validation lines the middle ones."""
 

@@ -11,9 +11,10 @@ from rsmamba_cli.errors import RsmambaError
 from rsmamba_cli.training.checkpointing import checkpoint_blocks
 from rsmamba_cli.training.data import Batch
 from rsmamba_cli.training.ema import Ema
-from rsmamba_cli.training.objective import Objective, noise_generator
+from rsmamba_cli.training.job import Minimised
+from rsmamba_cli.training.objective import noise_generator
 from rsmamba_cli.training.optimiser import encoder_of, freeze, layers_of, make_optimiser
-from rsmamba_cli.training.recipe import TrainConfig
+from rsmamba_cli.training.recipe import RunConfig
 from rsmamba_cli.training.schedule import Schedule
 from rsmamba_cli.training.state import BAD_BATCH, save_torch
 from rsmamba_cli.training.sync_batchnorm import synchronise_batchnorm
@@ -40,9 +41,9 @@ class Stepper:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         model: nn.Module,
-        objective: Objective,
+        objective: Minimised,
         fabric: Any,
         precision: str,
         out: Path,

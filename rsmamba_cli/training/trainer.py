@@ -14,16 +14,12 @@ import torch
 from rsmamba_cli.errors import Interrupted, OutputError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started
 from rsmamba_cli.inference.interrupt import interruptible
-from rsmamba_cli.training.assembly import Parts
-from rsmamba_cli.training.class_shares import class_weights
-from rsmamba_cli.training.data import BatchStream, TrainSamples, make_loader, worker_count
-from rsmamba_cli.training.losses import SegmentationLoss
-from rsmamba_cli.training.objective import Objective
-from rsmamba_cli.training.recipe import TrainConfig
+from rsmamba_cli.training.data import make_loader, worker_count
+from rsmamba_cli.training.job import Job
+from rsmamba_cli.training.recipe import RunConfig
 from rsmamba_cli.training.results import TrainResult
 from rsmamba_cli.training.state import BEST, LAST, STATE, RunLog, save_torch
 from rsmamba_cli.training.stepper import Stepper
-from rsmamba_cli.training.validation import Validator
 from rsmamba_models import ModelsError, save_checkpoint
 
 
@@ -32,16 +28,16 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         out: Path,
-        parts: Parts,
+        job: Job,
         fabric: Any,
         where: tuple[str, str],
         on_event: EventHandler,
     ) -> None:
         self.config = config
         self.out = out
-        self.parts = parts
+        self.job = job
         self.fabric = fabric
         self.device, self.precision = where
         self.on_event = on_event
@@ -49,19 +45,10 @@ class Trainer:
         # The weights are the same in every process from here on, the noise is not.
         noise = np.random.SeedSequence((config.seed, fabric.global_rank))
         torch.manual_seed(int(noise.generate_state(1)[0]))
-        split = parts.dataset.split(config.data.train_split)
-        samples = TrainSamples(split, parts.transforms, config.data, config.augment, config.seed)
-        self.stream = BatchStream(
-            samples, config.data, config.seed, fabric.global_rank, fabric.world_size
-        )
-        self.validator = Validator(config, parts, fabric, out, on_event)
-        settings = config.loss.model_dump(exclude={"auxiliary"})
-        settings["class_weights"] = class_weights(config.loss.class_weights, split, parts.dataset)
-        objective = Objective(SegmentationLoss(**settings), config.loss.auxiliary)
-        self.stepper = Stepper(config, parts.model, objective, fabric, self.precision, out)
-        many = len(parts.dataset.classes) > 2
-        wanted = config.loop.monitor
-        self.monitor = ("miou" if many else "f1") if wanted == "auto" else wanted
+        self.stream = job.stream
+        self.validator = job.validator
+        self.stepper = Stepper(config, job.model, job.objective, fabric, self.precision, out)
+        self.monitor = job.monitor
         self.elapsed = self.clock = 0.0
         self.started = time.monotonic()
         self.recent: dict[str, float] = {}
@@ -130,7 +117,7 @@ class Trainer:
             make_loader(
                 self.stream,
                 self.step * self.config.optimiser.accumulate,
-                worker_count(self.config.data.workers, self.device == "cuda"),
+                worker_count(self.job.workers, self.device == "cuda"),
                 self.device == "cuda",
             )
         )
@@ -215,7 +202,7 @@ class Trainer:
     def _validation_due(self, done: bool) -> bool:
         """Whether the split is to be measured after this step."""
         loop = self.config.loop
-        if self.validator.split is None:
+        if self.validator is None:
             return done
         if done or (loop.validate_every_steps and self.step % loop.validate_every_steps == 0):
             return True
@@ -230,7 +217,7 @@ class Trainer:
 
     def _validate(self) -> None:
         """Measure the validation split and save."""
-        if self.validator.split is None:
+        if self.validator is None:
             self._save(best=False)
             return
         stage = f"validate step {self.step}"
@@ -252,7 +239,7 @@ class Trainer:
         """Write the checkpoints and the state."""
         noise = self._noise_states()
         if self.fabric.is_global_zero:
-            meta = self.parts.meta
+            meta = self.job.meta
             meta = meta.model_copy(
                 update={
                     "metrics": {f"val_{k}": v for k, v in self.metrics.items() if math.isfinite(v)},

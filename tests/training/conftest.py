@@ -67,6 +67,6 @@ def tiny_config(buildings: Path) -> ConfigFactory:
                 content[part] = {**content.get(part, {}), **settings}
             else:
                 content[part] = settings
-        return validate_config(content, "the test")
+        return validate_config(content, "the test", TrainConfig)
 
     return make

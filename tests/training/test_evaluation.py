@@ -13,7 +13,7 @@ from rsmamba_cli.errors import CheckpointError, DatasetError
 from rsmamba_cli.evaluation import evaluate, whole
 from rsmamba_cli.evaluation.metrics import confusion_of, summarise
 from rsmamba_cli.events import Warned
-from rsmamba_cli.training import train
+from rsmamba_cli.training import TrainConfig, train
 from rsmamba_models import load_checkpoint
 
 
@@ -29,7 +29,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, buildings: Path) -> Pat
         "schedule": {"warmup_steps": 2},
         "loop": {"steps": 12, "epochs": None, "device": "cpu", "validate_every_epochs": None},
     }
-    return train(validate_config(content, "test"), tmp_path_factory.mktemp("run") / "run").last
+    return train(
+        validate_config(content, "test", TrainConfig), tmp_path_factory.mktemp("run") / "run"
+    ).last
 
 
 def test_figures_are_those_of_the_model_over_all_pixels(checkpoint: Path, buildings: Path) -> None:
