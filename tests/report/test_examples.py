@@ -59,3 +59,8 @@ def test_own_dataset(tmp_path: Path) -> None:
 def test_train_embedded(tmp_path: Path, task: str) -> None:
     assert "f1" in run("train_embedded.py", "--task", task, "--out", str(tmp_path), *TRIAL)
     assert (tmp_path / f"demo_{task}.safetensors").stat().st_size < 3_000_000
+
+
+def test_a_plain_loop_takes_the_course_of_train() -> None:
+    differences = [float(line.split()[2]) for line in run("plain_loop.py").splitlines()]
+    assert len(differences) == 5 and max(differences) < 1e-6
