@@ -17,7 +17,7 @@ from rsmamba_cli import TrainConfig, load_recipe, train
 from rsmamba_cli.training.assembly import assemble
 from rsmamba_cli.training.data import BatchStream, TrainSamples, make_loader
 
-WARMUP = 3
+STEPS, WARMUP = 5, 3
 
 
 def recipe(steps: int) -> TrainConfig:
@@ -40,10 +40,8 @@ def plain_losses(config: TrainConfig, steps: int) -> list[float]:
     split = parts.dataset.split("train")
     samples = TrainSamples(split, parts.transforms, config.data, config.augment, config.seed)
     loader = iter(make_loader(BatchStream(samples, 4, config.seed), 0, 0, False))
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    scans = {id(p) for n, p in model.named_parameters() if n.split(".")[-1] in ("A_log", "D")}
-    spared = [p for p in model.parameters() if p.ndim < 2 or id(p) in scans]
-    decayed = [p for p in decayed if id(p) not in scans]
+    named = [(n, p, p.ndim < 2 or n.endswith(("A_log", ".D"))) for n, p in model.named_parameters()]
+    decayed, spared = ([p for _, p, free in named if free is kind] for kind in (False, True))
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": spared, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=1e-3)
     losses = []
@@ -66,9 +64,8 @@ def plain_losses(config: TrainConfig, steps: int) -> list[float]:
 
 
 def main() -> None:
-    steps = 5
-    config = recipe(steps)
-    plain = plain_losses(config, steps)
+    config = recipe(STEPS)
+    plain = plain_losses(config, STEPS)
     with tempfile.TemporaryDirectory() as folder:
         train(config, Path(folder) / "run")
         lines = (Path(folder) / "run/log.jsonl").read_text().splitlines()
