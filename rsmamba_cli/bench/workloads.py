@@ -20,14 +20,9 @@ from rsmamba_cli.bench.peers import step_loop, step_loop_bytes, unfold_attention
 from rsmamba_cli.bench.records import Floor
 from rsmamba_cli.bench.resident import available_bytes
 from rsmamba_models import create_model
-from rsmamba_models.errors import BackendError
 from rsmamba_models.ops import directional_scan, mlstm, neighborhood, scan_order
-from rsmamba_models.ops.backends import (
-    ENVIRONMENT,
-    available_backends,
-    load_backend,
-    resolve_backend,
-)
+from rsmamba_models.ops.arguments import ScanArguments
+from rsmamba_models.ops.backends import ATTENTION, ENVIRONMENT, SCAN, load_backend
 
 Sizes = Mapping[str, int | str]
 
@@ -80,15 +75,7 @@ def build(kind: str, sizes: Sizes) -> Workload:
 
 def scan_back_ends() -> tuple[str, ...]:
     """The scan back ends that take float32 CPU tensors here; interpreted kernels are no measure."""
-    usable = []
-    for name in available_backends():
-        try:
-            resolve_backend("directional_scan", torch.zeros(1), name)
-        except BackendError:
-            continue
-        if name != "triton":
-            usable.append(name)
-    return tuple(usable)
+    return tuple(name for name in SCAN.usable(torch.zeros(1)) if name != "triton")
 
 
 def guarded_step_loop(u: Tensor, delta: Tensor, A: Tensor, *rest: Any, **options: Any) -> Tensor:
@@ -118,8 +105,17 @@ def projected_step_loop(
 class _Scan:
     """Inputs of a directional scan."""
 
-    tensors: tuple[Tensor, ...]  # u, delta, A, B, C, D, delta_bias
-    order: Tensor
+    arguments: ScanArguments
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """u, delta, A, B, C, D, delta_bias."""
+        return tuple(t for t in self.arguments.differentiable if t is not None)
+
+    @property
+    def order(self) -> Tensor:
+        """The directions."""
+        return self.arguments.order
 
     @property
     def states(self) -> float:
@@ -160,7 +156,7 @@ def _scan_inputs(sizes: Sizes) -> _Scan:
 
     span = math.log(1e-3), math.log(1e-1)
     step = torch.empty(directions, channels).uniform_(*span, generator=random).exp()
-    tensors = (
+    arguments = ScanArguments(
         normal(batch, length, channels),
         0.5 * normal(batch, directions, length, channels),
         -torch.arange(1.0, states + 1).expand(directions, channels, states).contiguous(),
@@ -168,8 +164,10 @@ def _scan_inputs(sizes: Sizes) -> _Scan:
         normal(batch, directions, length, states),
         torch.ones(directions, channels),
         step + torch.log(-torch.expm1(-step)),  # softplus's inverse
+        order,
+        delta_softplus=True,
     )
-    return _Scan(tensors, order)
+    return _Scan(arguments)
 
 
 def _scan_forward(sizes: Sizes) -> Workload:
@@ -196,7 +194,7 @@ def _scan_backward(sizes: Sizes) -> Workload:
         run = load_backend(name).backward
 
         def backward(run: Callable[..., tuple[Tensor, ...]] = run) -> Tensor:
-            return run(grad, *scan.tensors, scan.order, True)[0]
+            return run(grad, scan.arguments)[0]
 
         peers = (f"{name} forward", "torch")
         # No floor: what a backward pass must recompute depends on how it is written.
@@ -259,10 +257,9 @@ def _neighborhood(sizes: Sizes) -> Workload:
         return _inference(lambda: neighborhood.neighborhood_attention(q, k, v, window, form=form))
 
     forms: dict[str, Form] = {}
-    for name, reason in neighborhood.FORMS.available().items():
-        if not reason and name != "natten":
-            held = tuple(peer for peer in ("unfold", "reference", "tiled") if peer in forms)
-            forms[name] = Form(run(name), held, spreads=name == "native")
+    for name in ATTENTION.usable(q):
+        held = tuple(peer for peer in ("unfold", "reference", "tiled") if peer in forms)
+        forms[name] = Form(run(name), held, spreads=name == "native")
         if name == "reference":
             unfold = _inference(lambda: unfold_attention(q, k, v, window))
             forms["unfold"] = Form(unfold, ("reference",))

@@ -16,7 +16,10 @@ from rsmamba_cli.errors import RsmambaError
 app = command_app()
 
 _ESSENTIAL = ("torch", "numpy", "rasterio", "safetensors", "pydantic", "lightning-fabric")
-_OPTIONAL = ("pyogrio", "shapely", "pyarrow", "triton", "mamba-ssm", "causal-conv1d")
+_OPTIONAL = (
+    *("pyogrio", "shapely", "pyarrow"),
+    *("triton", "mamba-ssm", "causal-conv1d", "mlstm_kernels", "natten"),
+)
 
 
 @app.command()
@@ -31,7 +34,7 @@ def doctor(*, out: Output) -> None:
         data: dict[str, Any] = {
             "versions": _versions(broken),
             "devices": _devices(broken),
-            "scan": _scan(broken),
+            "ops": _ops(broken),
             "checkpoints": _checkpoints(broken),
             "places": _places(broken),
             "broken": broken,
@@ -85,25 +88,39 @@ def _devices(broken: list[str]) -> dict[str, str]:
     return found
 
 
-def _scan(broken: list[str]) -> dict[str, Any]:
-    """Name each back end's state and the one that each kind of device will use."""
+def _ops(broken: list[str]) -> dict[str, Any]:
+    """Per op, the form that each kind of device will use and what keeps the others from it."""
     try:
         import torch
 
-        from rsmamba_models.ops.backends import available_backends, resolve_backend
+        from rsmamba_models.ops.backends import ATTENTION, MLSTM, SCAN
     except (ImportError, OSError):
         return {}
-    used: dict[str, str] = {}
+    found: dict[str, Any] = {}
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    for device in devices:
-        try:
-            used[device] = resolve_backend("directional_scan", torch.zeros(1, device=device))
-        except Exception as error:
-            # RSMAMBA_SCAN may force a back end that does not work here: the user should see that.
-            used[device] = f"none ({error})"
-            broken.append(str(error))
-    states = {name: why or "usable" for name, why in available_backends().items()}
-    return {"used": used, "back ends": states, "forced": os.environ.get("RSMAMBA_SCAN", "")}
+    for op in (SCAN, MLSTM, ATTENTION):
+        used: dict[str, str] = {}
+        forms: dict[str, str] = {}
+        for device in devices:
+            long = torch.zeros(1, 1, 4096, 1, device=device)  # as many steps as a small map has
+            try:
+                used[device] = op.resolve(long)
+            except Exception as error:
+                # A variable may force a form that does not work here: the user should see that.
+                used[device] = f"none ({error})"
+                broken.append(str(error))
+            for name in op.forms:
+                state = op.why_not(name, long) or "usable"
+                if forms.get(name) != "usable":
+                    forms[name] = state
+        forced = os.environ.get(op.environment, "")
+        found[op.name] = {
+            "used": used,
+            "forms": forms,
+            "variable": op.environment,
+            "forced": forced,
+        }
+    return found
 
 
 def _checkpoints(broken: list[str]) -> dict[str, str]:
@@ -142,12 +159,10 @@ def _places(broken: list[str]) -> dict[str, str]:
 def _show(console: Console, data: dict[str, Any]) -> None:
     console.properties("versions", data["versions"])
     console.properties("devices", data["devices"])
-    scan = data["scan"]
-    if scan:
-        rows = {f"{name} uses": backend for name, backend in scan["used"].items()}
-        rows |= scan["back ends"]
-        if scan["forced"]:
-            rows["RSMAMBA_SCAN"] = scan["forced"]
-        console.properties("selective scan", rows)
+    for name, op in data["ops"].items():
+        rows = {f"{device} uses": form for device, form in op["used"].items()} | op["forms"]
+        if op["forced"]:
+            rows[op["variable"]] = op["forced"]
+        console.properties(name, rows)
     console.properties("embedded checkpoints", data["checkpoints"])
     console.properties("places", data["places"])

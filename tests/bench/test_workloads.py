@@ -9,7 +9,7 @@ from bench_cases import SCAN, SMALLEST_MODEL, TINY
 from rsmamba_cli.bench import Scale, model_suite, ops_suite, workloads
 from rsmamba_cli.bench.limits import measure_limits, quickest
 from rsmamba_models import create_model
-from rsmamba_models.ops.backends import ENVIRONMENT
+from rsmamba_models.ops.backends import ENVIRONMENT, Op
 
 
 @pytest.fixture
@@ -51,8 +51,7 @@ def test_a_model_is_left_with_its_own_scan(small_models, monkeypatch) -> None:
 
 
 def test_interpreted_gpu_kernels_are_not_measured(monkeypatch) -> None:
-    monkeypatch.setattr(workloads, "available_backends", lambda: dict.fromkeys(("torch", "triton")))
-    monkeypatch.setattr(workloads, "resolve_backend", lambda op, tensor, name: name)
+    monkeypatch.setattr(Op, "usable", lambda op, tensor: ("torch", "triton"))
     assert workloads.scan_back_ends() == ("torch",)
 
 

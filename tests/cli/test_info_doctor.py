@@ -101,7 +101,7 @@ def test_info_on_no_raster(refuses, content) -> None:
 def test_doctor(cli_json) -> None:
     data = cli_json("doctor")
     assert data["broken"] == []
-    assert data["scan"]["used"]["cpu"] in data["scan"]["back ends"]
+    assert data["ops"]["selective scan"]["used"]["cpu"] in data["ops"]["selective scan"]["forms"]
     assert "verified" in data["checkpoints"]["change"]
     assert data["versions"]["gdal"]
 
@@ -121,7 +121,7 @@ def test_doctor_finds_a_missing_checkpoint(cli, monkeypatch, tmp_path) -> None:
 
 def test_doctor_shows_a_forced_back_end(cli_json, monkeypatch) -> None:
     monkeypatch.setenv("RSMAMBA_SCAN", "torch")
-    assert cli_json("doctor")["scan"]["used"]["cpu"] == "torch"
+    assert cli_json("doctor")["ops"]["selective scan"]["used"]["cpu"] == "torch"
 
 
 def test_doctor_refuses_an_unknown_back_end(cli, monkeypatch) -> None:

@@ -34,6 +34,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2] / "models"))
 
 from rsmamba_models.ops import mamba_ssm, scan_order, torch_scan, triton_launch, triton_scan
+from rsmamba_models.ops.arguments import ScanArguments
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 SPECIAL_PER_CLOCK = 16  # exponentials a multiprocessor finishes in a clock, sm_70 and later
@@ -96,8 +97,14 @@ def errors(case: Case, batch: int, dtype: torch.dtype) -> dict[str, float]:
     """Largest error of y and of every gradient, relative to the largest true value."""
     inputs, grad = problem(case, batch, dtype)
     exact = [t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in inputs]
-    wanted = (torch_scan.forward(*exact), *torch_scan.backward(grad.double(), *exact))
-    found = (triton_scan.forward(*inputs), *triton_scan.backward(grad, *inputs))
+    wanted = (
+        torch_scan.forward(ScanArguments(*exact)),
+        *torch_scan.backward(grad.double(), ScanArguments(*exact)),
+    )
+    found = (
+        triton_scan.forward(ScanArguments(*inputs)),
+        *triton_scan.backward(grad, ScanArguments(*inputs)),
+    )
     return {
         name: float((f.double() - w).abs().max() / w.abs().max())
         for name, f, w in zip(("y", *NAMES), found, wanted, strict=True)
@@ -112,7 +119,13 @@ def allowed(dtype: torch.dtype) -> float:
 def same_bits_twice(case: Case, dtype: torch.dtype) -> bool:
     """Whether two runs on the same inputs give the same bits."""
     inputs, grad = problem(case, 2, dtype)
-    runs = [(triton_scan.forward(*inputs), *triton_scan.backward(grad, *inputs)) for _ in range(2)]
+    runs = [
+        (
+            triton_scan.forward(ScanArguments(*inputs)),
+            *triton_scan.backward(grad, ScanArguments(*inputs)),
+        )
+        for _ in range(2)
+    ]
     return all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
@@ -166,8 +179,8 @@ def floors(case: Case, batch: int, dtype: torch.dtype, bandwidth: float) -> tupl
 def timings(case: Case, batch: int, dtype: torch.dtype, bandwidth: float) -> dict[str, Any]:
     """Times and memory of one shape, and of the official kernel where it is installed."""
     inputs, grad = problem(case, batch, dtype)
-    forward = lambda: triton_scan.forward(*inputs)  # noqa: E731
-    backward = lambda: triton_scan.backward(grad, *inputs)  # noqa: E731
+    forward = lambda: triton_scan.forward(ScanArguments(*inputs))  # noqa: E731
+    backward = lambda: triton_scan.backward(grad, ScanArguments(*inputs))  # noqa: E731
     floor_forward, floor_backward = floors(case, batch, dtype, bandwidth)
     row: dict[str, Any] = {
         "case": case.name,
@@ -182,11 +195,15 @@ def timings(case: Case, batch: int, dtype: torch.dtype, bandwidth: float) -> dic
     }
     if not mamba_ssm.why_not():
         sequences = mamba_ssm._Sequences(*inputs)
-        row["official_forward_ms"] = milliseconds(lambda: mamba_ssm.forward(*inputs))
-        row["official_backward_ms"] = milliseconds(lambda: mamba_ssm.backward(grad, *inputs))
+        row["official_forward_ms"] = milliseconds(lambda: mamba_ssm.forward(ScanArguments(*inputs)))
+        row["official_backward_ms"] = milliseconds(
+            lambda: mamba_ssm.backward(grad, ScanArguments(*inputs))
+        )
         row["official_kernel_only_ms"] = milliseconds(sequences.scan)
     if batch == 1:
-        row["torch_forward_ms"] = milliseconds(lambda: torch_scan.forward(*inputs), repeats=3)
+        row["torch_forward_ms"] = milliseconds(
+            lambda: torch_scan.forward(ScanArguments(*inputs)), repeats=3
+        )
     return row
 
 
@@ -199,13 +216,13 @@ def sweep(case: Case, batch: int, dtype: torch.dtype) -> list[dict[str, Any]]:
         for warps, shortest in product((1056, 2112, 4224), (32, 64, 128)):
             triton_launch._WARPS = warps
             triton_launch._FORWARD_STEPS = (shortest, 512)
-            time = milliseconds(lambda: triton_scan.forward(*inputs))
+            time = milliseconds(lambda: triton_scan.forward(ScanArguments(*inputs)))
             rows.append({"warps": warps, "shortest": shortest, "forward_ms": time})
         for steps, unroll, programs in product((32, 64, 128), (2, 4), (528, 1056, 2112)):
             triton_launch.BACKWARD_STEPS = steps
             triton_launch._BACKWARD_UNROLL = unroll
             triton_launch._BACKWARD_PROGRAMS = programs
-            time = milliseconds(lambda: triton_scan.backward(grad, *inputs))
+            time = milliseconds(lambda: triton_scan.backward(grad, ScanArguments(*inputs)))
             rows.append(
                 {"steps": steps, "unroll": unroll, "programs": programs, "backward_ms": time}
             )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from rsmamba_models.errors import BackendError
 from rsmamba_models.ops import mamba_ssm, reference, scan_order
+from rsmamba_models.ops.arguments import ScanArguments
 from rsmamba_models.ops.selfcheck import disagreement
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -78,9 +79,9 @@ def kernel(monkeypatch):
     stand_in = StandIn()
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", stand_in)
     monkeypatch.setattr(mamba_ssm, "_DEVICE_TYPE", "cpu")
-    mamba_ssm._failed_check.cache_clear()
+    mamba_ssm._check.forget()
     yield stand_in
-    mamba_ssm._failed_check.cache_clear()
+    mamba_ssm._check.forget()
 
 
 def problem(dtype=torch.float32, states=3):
@@ -117,15 +118,21 @@ def error(found, wanted):
 @pytest.mark.usefixtures("kernel")
 def test_sequences_come_back_at_their_pixels():
     inputs = problem()
-    assert error(mamba_ssm.forward(*inputs), reference.forward(*exact(inputs))) < 1e-5
+    assert (
+        error(
+            mamba_ssm.forward(ScanArguments(*inputs)),
+            reference.forward(ScanArguments(*exact(inputs))),
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.usefixtures("kernel")
 def test_gradients_come_back_at_their_pixels():
     inputs = problem()
     grad = inputs[0].flip(1)
-    wanted = reference.backward(grad.double(), *exact(inputs))
-    found = mamba_ssm.backward(grad, *inputs)
+    wanted = reference.backward(grad.double(), ScanArguments(*exact(inputs)))
+    found = mamba_ssm.backward(grad, ScanArguments(*inputs))
     assert [t.shape for t in found] == [t.shape for t in inputs[:7]]
     errors = {n: error(f, w) for n, f, w in zip(NAMES, found, wanted, strict=True)}
     assert max(errors.values()) < 1e-5, errors
@@ -135,16 +142,16 @@ def test_gradients_come_back_at_their_pixels():
 def test_gradients_of_absent_arguments_are_absent():
     inputs = problem()
     inputs[5:7] = [None, None]
-    assert mamba_ssm.backward(inputs[0], *inputs)[5:] == (None, None)
+    assert mamba_ssm.backward(inputs[0], ScanArguments(*inputs))[5:] == (None, None)
 
 
 @pytest.mark.usefixtures("kernel")
 def test_a_half_precision_map_is_passed_in_its_dtype():
     inputs = problem(torch.bfloat16)
-    y = mamba_ssm.forward(*inputs)
+    y = mamba_ssm.forward(ScanArguments(*inputs))
     assert y.dtype == torch.bfloat16
-    assert error(y.double(), reference.forward(*exact(inputs))) < 0.02
-    grads = mamba_ssm.backward(inputs[0], *inputs)
+    assert error(y.double(), reference.forward(ScanArguments(*exact(inputs)))) < 0.02
+    grads = mamba_ssm.backward(inputs[0], ScanArguments(*inputs))
     assert [t.dtype for t in grads] == [t.dtype for t in inputs[:7]]
 
 
@@ -152,15 +159,18 @@ def test_a_half_precision_map_is_passed_in_its_dtype():
 def test_mixed_dtypes_are_passed_as_float32():
     inputs = problem()
     inputs[0] = inputs[0].bfloat16()
-    wanted = reference.forward(*exact(inputs))
-    assert error(mamba_ssm.forward(*inputs).double(), wanted) <= torch.finfo(torch.bfloat16).eps
+    wanted = reference.forward(ScanArguments(*exact(inputs)))
+    assert (
+        error(mamba_ssm.forward(ScanArguments(*inputs)).double(), wanted)
+        <= torch.finfo(torch.bfloat16).eps
+    )
 
 
 @pytest.mark.usefixtures("kernel")
 def test_an_empty_batch_is_no_call():
     inputs = [t[:0] if n in (0, 1, 3, 4) else t for n, t in enumerate(problem())]
-    assert mamba_ssm.forward(*inputs).shape == inputs[0].shape
-    assert mamba_ssm.backward(inputs[0], *inputs)[0].shape == inputs[0].shape
+    assert mamba_ssm.forward(ScanArguments(*inputs)).shape == inputs[0].shape
+    assert mamba_ssm.backward(inputs[0], ScanArguments(*inputs))[0].shape == inputs[0].shape
 
 
 def test_a_kernel_that_agrees_is_available(kernel):
@@ -170,8 +180,8 @@ def test_a_kernel_that_agrees_is_available(kernel):
 def test_a_kernel_with_another_result_is_refused(kernel, monkeypatch):
     right = kernel.fwd
     monkeypatch.setattr(kernel, "fwd", lambda *a: [2 * right(*a)[0], right(*a)[1]])
-    with pytest.raises(BackendError, match="failed its check: y is off by"):
-        mamba_ssm.forward(*problem())
+    with pytest.raises(BackendError, match="failed their check: y is off by"):
+        mamba_ssm.forward(ScanArguments(*problem()))
 
 
 def test_a_kernel_with_a_wrong_gradient_is_refused(kernel, monkeypatch):
@@ -185,7 +195,7 @@ def test_a_kernel_with_a_wrong_gradient_is_refused(kernel, monkeypatch):
 def test_a_kernel_with_another_signature_is_refused(kernel, monkeypatch):
     monkeypatch.setattr(kernel, "fwd", lambda u, delta: [u, delta])
     with pytest.raises(BackendError, match="TypeError"):
-        mamba_ssm.forward(*problem())
+        mamba_ssm.forward(ScanArguments(*problem()))
 
 
 @pytest.mark.usefixtures("kernel")
@@ -193,26 +203,26 @@ def test_a_missing_kernel_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)
     assert "mamba-ssm" in mamba_ssm.why_not()
     with pytest.raises(BackendError, match="selective_scan_cuda"):
-        mamba_ssm.forward(*problem())
+        mamba_ssm.forward(ScanArguments(*problem()))
 
 
 @pytest.mark.usefixtures("kernel")
 def test_float64_is_refused():
     with pytest.raises(BackendError, match="float64"):
-        mamba_ssm.forward(*exact(problem()))
+        mamba_ssm.forward(ScanArguments(*exact(problem())))
 
 
 @pytest.mark.usefixtures("kernel")
 def test_more_states_than_the_kernel_takes_are_refused():
     with pytest.raises(BackendError, match="at most 256 states"):
-        mamba_ssm.forward(*problem(states=257))
+        mamba_ssm.forward(ScanArguments(*problem(states=257)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 def test_without_a_gpu_the_reason_is_named():
     assert mamba_ssm.why_not() == "there is no CUDA device"
     with pytest.raises(BackendError, match="its input is on cpu"):
-        mamba_ssm.forward(*problem())
+        mamba_ssm.forward(ScanArguments(*problem()))
 
 
 def test_the_report_names_both_extensions():
@@ -220,8 +230,8 @@ def test_the_report_names_both_extensions():
 
 
 def test_the_check_sees_nan():
-    def broken(u, *_):
-        return torch.full_like(u, float("nan"))
+    def broken(scan):
+        return torch.full_like(scan.u, float("nan"))
 
     assert "y is off" in disagreement(broken, reference.backward, torch.device("cpu"))
 

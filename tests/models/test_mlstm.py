@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from rsmamba_models.errors import ArgumentsError, BackendError
 from rsmamba_models.ops import mlstm_chunkwise, third_party
-from rsmamba_models.ops.mlstm import FORMS, mlstm
+from rsmamba_models.ops.backends import MLSTM
+from rsmamba_models.ops.mlstm import mlstm
 
 
 def make(shape=(2, 2, 21, 4, 5), dtype=torch.float64, seed=0, i_scale=1.0, f_shift=2.0):
@@ -257,7 +258,7 @@ def test_unusable_forms_are_refused_with_the_reason(form, monkeypatch):
 def test_available_forms_say_why_not(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(third_party.importlib.util, "find_spec", lambda name: None)
-    reasons = FORMS.available()
+    reasons = MLSTM.available()
     assert reasons["chunkwise"] == reasons["parallel"] == reasons["recurrent"] == ""
     assert "not installed" in reasons["mlstm_kernels"]
 
@@ -318,7 +319,8 @@ def test_foreign_kernel_that_disagrees_is_refused(foreign):
         third_party.mlstm_kernels(ours, *marked, 1e-6)
 
 
-def test_foreign_kernel_refuses_cpu_tensors(foreign):
-    ours, inputs, _ = foreign(0.0)
-    with pytest.raises(BackendError, match="runs on CUDA devices"):
-        third_party.mlstm_kernels(ours, *inputs, 1e-6)
+def test_foreign_kernel_refuses_cpu_tensors(foreign, monkeypatch):
+    _, inputs, _ = foreign(0.0)
+    monkeypatch.setattr(third_party, "why_not", lambda package: "")
+    with pytest.raises(BackendError, match=r"CUDA device.* on cpu"):
+        mlstm(*inputs, form="mlstm_kernels")

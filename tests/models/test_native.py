@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rsmamba_models.errors import ArgumentsError, BackendError
 from rsmamba_models.ops import native, reference, scan_order, torch_scan
+from rsmamba_models.ops.arguments import ScanArguments
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason=native.why_not())
 
@@ -67,13 +68,13 @@ def make(
 def exact(inputs: Inputs, softplus: bool = True) -> Tensor:
     *tensors, order = inputs
     wide = [None if t is None else t.double() for t in tensors]
-    return reference.forward(*wide, order, softplus)  # type: ignore[arg-type]
+    return reference.forward(ScanArguments(*wide, order, softplus))  # type: ignore[arg-type]
 
 
 def exact_gradients(grad_y: Tensor, inputs: Inputs, softplus: bool = True) -> list[Tensor | None]:
     *tensors, order = inputs
     wide = [None if t is None else t.double() for t in tensors]
-    return list(reference.backward(grad_y.double(), *wide, order, softplus))  # type: ignore[arg-type]
+    return list(reference.backward(grad_y.double(), ScanArguments(*wide, order, softplus)))  # type: ignore[arg-type]
 
 
 def error(found: Tensor | None, wanted: Tensor | None) -> float:
@@ -103,14 +104,14 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward_agrees_with_float64(isa: str, shape: dict[str, int]) -> None:
     inputs = make(**shape)
-    assert error(native.forward(*inputs, True), exact(inputs)) < 2e-6
+    assert error(native.forward(ScanArguments(*inputs, True)), exact(inputs)) < 2e-6
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients_agree_with_float64(isa: str, shape: dict[str, int]) -> None:
     inputs = make(**shape)
     grad_y = torch.randn(inputs[0].shape)
-    found = native.backward(grad_y, *inputs, True)
+    found = native.backward(grad_y, ScanArguments(*inputs, True))
     wanted = exact_gradients(grad_y, inputs)
     assert max(map(error, found, wanted)) < 1e-5
 
@@ -139,8 +140,8 @@ def test_any_shape_agrees_with_float64(
         delta, bias = delta.abs(), None  # steps are not negative
     inputs = (u, delta, A, B, C, D if present[0] else None, bias if present[1] else None, order)
     grad_y = torch.randn(u.shape)
-    assert error(native.forward(*inputs, softplus), exact(inputs, softplus)) < 5e-6
-    found = native.backward(grad_y, *inputs, softplus)
+    assert error(native.forward(ScanArguments(*inputs, softplus)), exact(inputs, softplus)) < 5e-6
+    found = native.backward(grad_y, ScanArguments(*inputs, softplus))
     wanted = exact_gradients(grad_y, inputs, softplus)
     assert [g is None for g in found] == [t is None for t in inputs[:7]]
     errors = [error(f, w) for f, w in zip(found, wanted, strict=True) if f is not None]
@@ -152,12 +153,12 @@ def test_the_number_of_threads_does_not_change_a_bit(isa: str, directions: int) 
     inputs = make(2, directions, 700, 70, 16)
     grad_y = torch.randn(inputs[0].shape)
     torch.set_num_threads(1)
-    y = native.forward(*inputs, True)
-    grads = native.backward(grad_y, *inputs, True)
+    y = native.forward(ScanArguments(*inputs, True))
+    grads = native.backward(grad_y, ScanArguments(*inputs, True))
     for count in (2, 3, 16):
         torch.set_num_threads(count)
-        assert torch.equal(native.forward(*inputs, True), y)
-        assert all(map(torch.equal, native.backward(grad_y, *inputs, True), grads))
+        assert torch.equal(native.forward(ScanArguments(*inputs, True)), y)
+        assert all(map(torch.equal, native.backward(grad_y, ScanArguments(*inputs, True)), grads))
 
 
 def test_instruction_sets_agree_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +167,7 @@ def test_instruction_sets_agree_to_rounding(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ISAS:
         monkeypatch.setenv(native.ISA_ENVIRONMENT, name)
         if native.is_available():
-            results.append(native.forward(*inputs, True))
+            results.append(native.forward(ScanArguments(*inputs, True)))
     assert all(error(y, results[-1].double()) < 2e-6 for y in results)
 
 
@@ -174,7 +175,7 @@ def test_scan_orders_of_the_models(isa: str) -> None:
     order = scan_order("omni", 5, 7)
     *tensors, _ = make(1, 8, 35, 24, 16)
     inputs = (*tensors, order)
-    assert error(native.forward(*inputs, True), exact(inputs)) < 2e-6  # type: ignore[arg-type]
+    assert error(native.forward(ScanArguments(*inputs, True)), exact(inputs)) < 2e-6  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
@@ -192,8 +193,8 @@ def test_empty_axes_give_zeros(axis: int) -> None:
         None,
         torch.arange(length).expand(directions, length),
     )
-    y = native.forward(*inputs, True)
-    grads = native.backward(y, *inputs, True)
+    y = native.forward(ScanArguments(*inputs, True))
+    grads = native.backward(y, ScanArguments(*inputs, True))
     assert y.shape == inputs[0].shape
     assert not y.any()
     assert not any(g.any() for g in grads if g is not None)
@@ -201,18 +202,20 @@ def test_empty_axes_give_zeros(axis: int) -> None:
 
 def test_outer_strides_are_free(isa: str) -> None:
     u, delta, A, B, C, D, bias, order = make(2, 3, 20, 19, 16)
-    plain = native.forward(u, delta, A, B, C, D, bias, order, True)
+    plain = native.forward(ScanArguments(u, delta, A, B, C, D, bias, order, True))
     both = torch.cat([B, C], -1)  # as one projection writes them
     strided = native.forward(
-        u.transpose(0, 1).contiguous().transpose(0, 1),
-        delta.permute(2, 1, 0, 3).contiguous().permute(2, 1, 0, 3),
-        A.transpose(0, 1).contiguous().transpose(0, 1),
-        both[..., :16],
-        both[..., 16:],
-        D,
-        bias,
-        order.long(),
-        True,
+        ScanArguments(
+            u.transpose(0, 1).contiguous().transpose(0, 1),
+            delta.permute(2, 1, 0, 3).contiguous().permute(2, 1, 0, 3),
+            A.transpose(0, 1).contiguous().transpose(0, 1),
+            both[..., :16],
+            both[..., 16:],
+            D,
+            bias,
+            order.long(),
+            True,
+        )
     )
     assert torch.equal(strided, plain)
 
@@ -221,24 +224,27 @@ def test_a_strided_last_axis_is_copied(isa: str) -> None:
     inputs = make(1, 2, 20, 19, 4)
     turned = [t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in inputs[:5]]
     grad_y = torch.randn(1, 19, 20).transpose(1, 2)
-    assert torch.equal(native.forward(*turned, *inputs[5:], True), native.forward(*inputs, True))
-    found = native.backward(grad_y, *turned, *inputs[5:], True)
-    wanted = native.backward(grad_y.contiguous(), *inputs, True)
+    assert torch.equal(
+        native.forward(ScanArguments(*turned, *inputs[5:], True)),
+        native.forward(ScanArguments(*inputs, True)),
+    )
+    found = native.backward(grad_y, ScanArguments(*turned, *inputs[5:], True))
+    wanted = native.backward(grad_y.contiguous(), ScanArguments(*inputs, True))
     assert all(map(torch.equal, found, wanted))
 
 
 def test_expanded_rows_are_read_in_place(isa: str) -> None:
     u, delta, A, B, C, D, bias, order = make(1, 2, 20, 19, 4)
     inputs = (u, delta, A, B[:, :1, :1].expand_as(B), C[:, :1].expand_as(C), D, bias, order)
-    assert error(native.forward(*inputs, True), exact(inputs)) < 2e-6
+    assert error(native.forward(ScanArguments(*inputs, True)), exact(inputs)) < 2e-6
 
 
 def test_the_default_dtype_does_not_matter() -> None:
     inputs = make()
-    wanted = native.forward(*inputs, True)
+    wanted = native.forward(ScanArguments(*inputs, True))
     torch.set_default_dtype(torch.float64)
     try:
-        y = native.forward(*inputs, True)
+        y = native.forward(ScanArguments(*inputs, True))
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(y, wanted)
@@ -250,8 +256,8 @@ def test_extreme_steps_and_rates(isa: str) -> None:
     A = -(10 ** (4 * torch.rand(A.shape) - 2))  # -0.01 to -100
     inputs = (u, delta, A, B, C, D, None, order)
     grad_y = torch.randn(u.shape)
-    assert error(native.forward(*inputs, True), exact(inputs)) < 2e-6
-    found = native.backward(grad_y, *inputs, True)[:6]
+    assert error(native.forward(ScanArguments(*inputs, True)), exact(inputs)) < 2e-6
+    found = native.backward(grad_y, ScanArguments(*inputs, True))[:6]
     assert max(map(error, found, exact_gradients(grad_y, inputs)[:6])) < 1e-5
 
 
@@ -259,7 +265,9 @@ def test_a_rate_of_zero_sums_without_decay(isa: str) -> None:
     length = 1 << 12
     ones = torch.ones(1, 1, length, 1)
     order = torch.arange(length)[None]
-    y = native.forward(ones[0], ones, torch.zeros(1, 1, 1), ones, ones, None, None, order, False)
+    y = native.forward(
+        ScanArguments(ones[0], ones, torch.zeros(1, 1, 1), ones, ones, None, None, order, False)
+    )
     assert torch.equal(y[0, :, 0], torch.arange(1.0, length + 1))
 
 
@@ -268,10 +276,12 @@ def test_softplus_is_accurate_relative_to_its_value(isa: str, raw: float) -> Non
     one = torch.ones(1, 1, 1, 1)
     zero = torch.zeros(1, 1, 1)
     order = torch.zeros(1, 1, dtype=torch.int32)
-    step = native.forward(one[0], raw * one, zero, one, one, None, None, order, True)
+    step = native.forward(ScanArguments(one[0], raw * one, zero, one, one, None, None, order, True))
     wanted = torch.tensor(raw, dtype=torch.float64).exp().log1p() if raw < 20 else torch.tensor(raw)
     assert step.item() == pytest.approx(wanted.item(), rel=4e-7)
-    slope = native.backward(one[0], one[0], raw * one, zero, one, one, None, None, order, True)[1]
+    slope = native.backward(
+        one[0], ScanArguments(one[0], raw * one, zero, one, one, None, None, order, True)
+    )[1]
     assert slope.item() == pytest.approx(torch.tensor(raw).double().sigmoid().item(), rel=4e-7)
 
 
@@ -314,7 +324,10 @@ def test_a_long_slow_decay_keeps_its_accuracy(
     isa: str, long_scan: tuple[Inputs, Tensor, list[Tensor]]
 ) -> None:
     inputs, grad_y, wanted = long_scan
-    found = (native.forward(*inputs, True), *native.backward(grad_y, *inputs, True)[:3])
+    found = (
+        native.forward(ScanArguments(*inputs, True)),
+        *native.backward(grad_y, ScanArguments(*inputs, True))[:3],
+    )
     assert max(map(error, found, wanted)) < 1e-5
 
 
@@ -328,23 +341,26 @@ def test_a_million_steps_keep_their_accuracy() -> None:
     grad_y = torch.randn(u.shape, generator=random)
     wide = [t.double() for t in inputs[:7]]
     wanted = [
-        torch_scan.forward(*wide, order, True),
-        *torch_scan.backward(grad_y.double(), *wide, order, True),
+        torch_scan.forward(ScanArguments(*wide, order, True)),
+        *torch_scan.backward(grad_y.double(), ScanArguments(*wide, order, True)),
     ]
-    y, *grads = native.forward(*inputs, True), *native.backward(grad_y, *inputs, True)
+    y, *grads = (
+        native.forward(ScanArguments(*inputs, True)),
+        *native.backward(grad_y, ScanArguments(*inputs, True)),
+    )
     assert error(y, wanted[0]) < 2e-6
     assert max(map(error, grads, wanted[1:])) < 1e-5
 
 
 def test_denormal_inputs_give_a_result_within_denormals(isa: str) -> None:
     u, delta, A, B, C, _, _, order = make(1, 1, 40, 8, 4)
-    y = native.forward(u * 1e-39, delta, A, B, C, None, None, order, True)
+    y = native.forward(ScanArguments(u * 1e-39, delta, A, B, C, None, None, order, True))
     assert y.isfinite().all()
     assert y.abs().max() < 1e-36
 
 
 def test_denormals_are_left_alone_outside_the_call() -> None:
-    native.forward(*make(), True)
+    native.forward(ScanArguments(*make(), True))
     assert torch.tensor([1e-40]).mul(2.0).item() > 0
 
 
@@ -365,7 +381,7 @@ def test_a_nan_reaches_every_later_output_it_should(isa: str, name: str) -> None
         rows, columns = slice(at, None), slice(channel, channel + 1)
     wanted = torch.zeros(50, 40, dtype=torch.bool)
     wanted[rows, columns] = True
-    y = native.forward(u, delta, A, B, C, D, bias, order, True)
+    y = native.forward(ScanArguments(u, delta, A, B, C, D, bias, order, True))
     assert torch.equal(y[0].isnan(), wanted)
 
 
@@ -373,7 +389,7 @@ def test_a_nan_reaches_every_later_output_it_should(isa: str, name: str) -> None
 def test_every_nan_in_a_rate_is_seen(isa: str, payload: int) -> None:
     u, delta, A, B, C, D, bias, order = make(1, 1, 9, 5, 3)
     A[0, 2, 1] = torch.tensor(payload, dtype=torch.int32).view(torch.float32)
-    y = native.forward(u, delta, A, B, C, D, bias, order, True)
+    y = native.forward(ScanArguments(u, delta, A, B, C, D, bias, order, True))
     later = torch.zeros(9, 5, dtype=torch.bool)
     later[:, 2] = True
     assert torch.equal(y[0].isnan(), later)
@@ -383,7 +399,7 @@ def test_a_nan_in_the_gradient_stays_in_its_channel(isa: str) -> None:
     inputs = make(1, 2, 30, 40, 16)
     grad_y = torch.randn(inputs[0].shape)
     grad_y[0, 11, 7] = torch.nan
-    du, ddelta, dA, dB, dC, *_ = native.backward(grad_y, *inputs, True)
+    du, ddelta, dA, dB, dC, *_ = native.backward(grad_y, ScanArguments(*inputs, True))
     assert du[..., 7].isnan().any()
     assert ddelta[..., 7].isnan().any()
     assert dA[:, 7].isnan().all()
@@ -398,7 +414,7 @@ def test_a_growing_state_overflows_to_infinity(isa: str) -> None:
     ones = torch.ones(1, 1, 3, 1)
     order = torch.arange(3)[None]
     rate = torch.full((1, 1, 1), 80.0)
-    y = native.forward(ones[0], ones, rate, ones, ones, None, None, order, False)
+    y = native.forward(ScanArguments(ones[0], ones, rate, ones, ones, None, None, order, False))
     assert y.flatten().tolist() == pytest.approx([1.0, math.exp(80), math.inf], rel=1e-5)
 
 
@@ -408,21 +424,21 @@ def test_positions_outside_the_map_are_refused() -> None:
         bad = order.clone()
         bad[1, 5] = wrong
         with pytest.raises(ArgumentsError, match="outside"):
-            native.forward(*tensors, bad, True)
+            native.forward(ScanArguments(*tensors, bad, True))
 
 
 def test_what_does_not_fit_is_refused() -> None:
     u, delta, A, B, C, D, bias, order = make()
     with pytest.raises(ArgumentsError, match="float64"):
-        native.forward(u.double(), delta, A, B, C, D, bias, order, True)
+        native.forward(ScanArguments(u.double(), delta, A, B, C, D, bias, order, True))
     with pytest.raises(ArgumentsError, match="delta has shape"):
-        native.forward(u, delta[:, :1], A, B, C, D, bias, order, True)
+        native.forward(ScanArguments(u, delta[:, :1], A, B, C, D, bias, order, True))
     with pytest.raises(ArgumentsError, match="D has shape"):
-        native.forward(u, delta, A, B, C, D[:1], bias, order, True)  # type: ignore[index]
+        native.forward(ScanArguments(u, delta, A, B, C, D[:1], bias, order, True))  # type: ignore[index]
     with pytest.raises(ArgumentsError, match="order must be integers"):
-        native.forward(u, delta, A, B, C, D, bias, order.float(), True)
+        native.forward(ScanArguments(u, delta, A, B, C, D, bias, order.float(), True))
     with pytest.raises(ArgumentsError, match="grad_y has shape"):
-        native.backward(u[:, :3], u, delta, A, B, C, D, bias, order, True)
+        native.backward(u[:, :3], ScanArguments(u, delta, A, B, C, D, bias, order, True))
 
 
 def test_a_lesser_instruction_set_can_be_forced(isa: str) -> None:
@@ -436,24 +452,24 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert not native.is_available()
     assert "mmx" in native.why_not()
     with pytest.raises(BackendError, match="known: avx512, avx2, baseline"):
-        native.forward(*make(), True)
+        native.forward(ScanArguments(*make(), True))
 
 
 def test_many_callers_share_the_waiting_threads() -> None:
     torch.set_num_threads(3)
     cases = [make(1, 4, length, 64, 16, seed=length) for length in range(150, 270, 10)]
-    wanted = [native.forward(*inputs, True) for inputs in cases]
+    wanted = [native.forward(ScanArguments(*inputs, True)) for inputs in cases]
 
     def run(i: int) -> bool:
         torch.set_num_threads(3)
-        return torch.equal(native.forward(*cases[i % 12], True), wanted[i % 12])
+        return torch.equal(native.forward(ScanArguments(*cases[i % 12], True)), wanted[i % 12])
 
     with ThreadPoolExecutor(4) as callers:
         assert all(callers.map(run, range(120)))
 
 
 def _child(inputs: Inputs, queue: "multiprocessing.Queue[list[float]]") -> None:
-    queue.put(native.forward(*inputs, True).flatten().tolist())
+    queue.put(native.forward(ScanArguments(*inputs, True)).flatten().tolist())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -461,7 +477,7 @@ def _child(inputs: Inputs, queue: "multiprocessing.Queue[list[float]]") -> None:
 def test_a_forked_child_can_call_after_its_parent_did() -> None:
     torch.set_num_threads(3)
     inputs = make(1, 4, 300, 64, 16)
-    wanted = native.forward(*inputs, True).flatten().tolist()
+    wanted = native.forward(ScanArguments(*inputs, True)).flatten().tolist()
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_child, args=(inputs, queue))

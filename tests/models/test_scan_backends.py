@@ -15,6 +15,8 @@ from rsmamba_models.ops import (
     selective_scan,
     torch_scan,
 )
+from rsmamba_models.ops.arguments import ScanArguments
+from rsmamba_models.ops.backends import SCAN
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
@@ -62,19 +64,19 @@ shapes = st.tuples(
 @example(shape=(2, 4, 59, 1, 1), seed=0, softplus=True, extras=True)
 def test_torch_equals_reference_with_gradients(shape, seed, softplus, extras):
     *inputs, order, _ = problem(*shape, seed=seed)
-    if not softplus:
-        inputs[1] = inputs[1].abs()
+    if not softplus:  # steps are not negative: the state would grow beyond all bounds
+        inputs[1], inputs[6] = inputs[1].abs(), inputs[6].abs()
     if not extras:
         inputs[5] = inputs[6] = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_scan, "_CPU", torch_scan._Sizes(split=48, width=40, block=100))
         patch.setattr(torch_scan, "_SEGMENT_STEPS", 12)
-        y = torch_scan.forward(*inputs, order, softplus)
-        expected = reference.forward(*inputs, order, softplus)
+        y = torch_scan.forward(ScanArguments(*inputs, order, softplus))
+        expected = reference.forward(ScanArguments(*inputs, order, softplus))
         assert relative(y, expected) < 1e-13
         grad_y = torch.cos(expected)
-        found = torch_scan.backward(grad_y, *inputs, order, softplus)
-        wanted = reference.backward(grad_y, *inputs, order, softplus)
+        found = torch_scan.backward(grad_y, ScanArguments(*inputs, order, softplus))
+        wanted = reference.backward(grad_y, ScanArguments(*inputs, order, softplus))
     for name, f, w in zip(NAMES, found, wanted, strict=True):
         assert (f is None) == (w is None), name
         assert f is None or relative(f, w) < 1e-12, name
@@ -85,8 +87,8 @@ def test_torch_equals_reference_with_gradients(shape, seed, softplus, extras):
 )
 def test_torch_equals_reference_at_real_block_sizes(shape):
     *inputs, order, softplus = problem(*shape)
-    expected = reference.forward(*inputs, order, softplus)
-    assert relative(torch_scan.forward(*inputs, order, softplus), expected) < 1e-13
+    expected = reference.forward(ScanArguments(*inputs, order, softplus))
+    assert relative(torch_scan.forward(ScanArguments(*inputs, order, softplus)), expected) < 1e-13
 
 
 def test_torch_gradients_pass_gradcheck(small_blocks):
@@ -99,7 +101,7 @@ def test_torch_gradients_pass_gradcheck(small_blocks):
     assert torch.autograd.gradcheck(f, leaves)
 
 
-@pytest.mark.parametrize("backend", [b for b, why in available_backends().items() if not why])
+@pytest.mark.parametrize("backend", SCAN.usable(torch.zeros(1)))
 class TestEveryBackend:
     def run(self, backend, inputs, order, dtype=torch.float32, **options):
         cast = [None if t is None else t.to(dtype) for t in inputs]
@@ -108,7 +110,7 @@ class TestEveryBackend:
     def test_float32_is_close_to_float64(self, backend):
         *inputs, order, _ = problem(2, 4, 130, 24, 16)
         y = self.run(backend, inputs, order)
-        expected = reference.forward(*inputs, order, True)
+        expected = reference.forward(ScanArguments(*inputs, order, True))
         assert y.dtype == torch.float32
         assert relative(y.double(), expected) < 2e-6
 
@@ -117,7 +119,7 @@ class TestEveryBackend:
         *inputs, order, _ = problem(1, 2, 90, 8, 4)
         half = [t.to(dtype) for t in inputs]
         y = self.run(backend, half, order, dtype)
-        expected = reference.forward(*(t.double() for t in half), order, True)
+        expected = reference.forward(ScanArguments(*(t.double() for t in half), order, True))
         assert y.dtype == dtype
         assert relative(y.double(), expected) < torch.finfo(dtype).eps
 
@@ -126,12 +128,16 @@ class TestEveryBackend:
         *inputs, order, _ = problem(2, 2, length, 3, 2)
         y = self.run(backend, inputs, order)
         assert y.shape == (2, length, 3)
-        assert torch.allclose(y.double(), reference.forward(*inputs, order, True), atol=1e-6)
+        assert torch.allclose(
+            y.double(), reference.forward(ScanArguments(*inputs, order, True)), atol=1e-6
+        )
 
     def test_the_fastest_decays_and_the_longest_steps_do_not_overflow(self, backend):
         u, delta, A, B, C, D, bias, order, _ = problem(1, 2, 200, 4, 4)
         y = self.run(backend, (u, delta.abs() * 100, A * 0 - 100, B, C, D, bias), order)
-        wanted = reference.forward(u, delta.abs() * 100, A * 0 - 100, B, C, D, bias, order, True)
+        wanted = reference.forward(
+            ScanArguments(u, delta.abs() * 100, A * 0 - 100, B, C, D, bias, order, True)
+        )
         assert torch.isfinite(y).all()
         assert relative(y.double(), wanted) < 1e-5
 
@@ -193,7 +199,7 @@ class LargestTensor(TorchDispatchMode):
 def test_the_states_of_a_whole_sequence_are_never_held():
     *inputs, order, _ = problem(1, 2, 8_000, 64, 16, dtype=torch.float32)
     with LargestTensor() as largest:
-        torch_scan.backward(torch.ones_like(inputs[0]), *inputs, order, True)
+        torch_scan.backward(torch.ones_like(inputs[0]), ScanArguments(*inputs, order, True))
     assert largest.numbers <= inputs[1].numel()  # a direction's states alone: 8 times that
 
 
@@ -229,6 +235,21 @@ class TestResolver:
     def test_an_argument_beats_the_environment(self, monkeypatch):
         monkeypatch.setenv("RSMAMBA_SCAN", "reference")
         assert resolve_backend("directional_scan", torch.zeros(1), "torch") == "torch"
+
+    def test_every_op_chooses_by_its_tensor(self):
+        few, many = torch.zeros(1, 1, 8, 4), torch.zeros(1, 1, 4096, 4)
+        assert resolve_backend("mlstm", few) == "parallel"
+        assert resolve_backend("mlstm", many) == "chunkwise"
+        assert resolve_backend("mlstm", many, "parallel") == "parallel"
+        assert resolve_backend("neighborhood_attention", few.double()) == "tiled"
+
+    def test_auto_is_a_free_choice_in_the_environment_too(self, monkeypatch):
+        monkeypatch.setenv("RSMAMBA_SCAN", "auto")
+        assert resolve_backend("directional_scan", torch.zeros(1), "auto") in ("native", "torch")
+
+    def test_an_unknown_op_is_refused(self):
+        with pytest.raises(BackendError, match="known: directional_scan"):
+            resolve_backend("convolution", torch.zeros(1))
 
     def test_float64_is_never_computed_in_float32(self):
         assert resolve_backend("directional_scan", torch.zeros(1, dtype=torch.float64)) == "torch"

@@ -14,6 +14,7 @@ import torch
 
 from rsmamba_models.errors import BackendError
 from rsmamba_models.ops import directional_scan, reference, scan_order, triton_launch, triton_scan
+from rsmamba_models.ops.arguments import ScanArguments
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -75,10 +76,10 @@ def error(found, wanted):
 def agree(inputs, grad, tolerance):
     """Assert that y and every gradient are those of the equation."""
     truth = exact(inputs)
-    wanted = {"y": reference.forward(*truth)}
-    wanted.update(zip(NAMES, reference.backward(grad.double(), *truth), strict=True))
-    found = {"y": triton_scan.forward(*inputs)}
-    found.update(zip(NAMES, triton_scan.backward(grad, *inputs), strict=True))
+    wanted = {"y": reference.forward(ScanArguments(*truth))}
+    wanted.update(zip(NAMES, reference.backward(grad.double(), ScanArguments(*truth)), strict=True))
+    found = {"y": triton_scan.forward(ScanArguments(*inputs))}
+    found.update(zip(NAMES, triton_scan.backward(grad, ScanArguments(*inputs)), strict=True))
     errors = {
         name: 0.0 if found[name] is None else error(found[name], value)
         for name, value in wanted.items()
@@ -126,12 +127,12 @@ def test_steps_far_below_and_above_the_softplus_bend_stay_exact():
 def test_half_precision_maps_keep_a_float32_state(dtype):
     inputs, grad = problem(scan_order("raster", 2, 5), channels=6, states=4)
     inputs = [t.to(dtype) if i in (0, 1, 3, 4) else t for i, t in enumerate(inputs)]
-    y = triton_scan.forward(*inputs)
-    wanted = reference.forward(*exact(inputs)).to(dtype)
+    y = triton_scan.forward(ScanArguments(*inputs))
+    wanted = reference.forward(ScanArguments(*exact(inputs))).to(dtype)
     assert y.dtype == dtype
     assert error(y.double(), wanted.double()) <= torch.finfo(dtype).eps
-    found = triton_scan.backward(grad.to(dtype), *inputs)
-    truth = reference.backward(grad.to(dtype).double(), *exact(inputs))
+    found = triton_scan.backward(grad.to(dtype), ScanArguments(*inputs))
+    truth = reference.backward(grad.to(dtype).double(), ScanArguments(*exact(inputs)))
     assert [t.dtype for t in found] == [t.dtype for t in inputs[:7]]
     assert (
         max(error(f.double(), t) for f, t in zip(found, truth, strict=True))
@@ -141,15 +142,21 @@ def test_half_precision_maps_keep_a_float32_state(dtype):
 
 def test_a_single_pass_gives_what_chunks_give(monkeypatch):
     inputs, _ = problem(scan_order("cross", 2, 5), channels=6, states=2)
-    chunked = triton_scan.forward(*inputs)
+    chunked = triton_scan.forward(ScanArguments(*inputs))
     monkeypatch.setattr(triton_launch, "_WARPS", 1)
-    assert error(triton_scan.forward(*inputs), chunked) < 1e-6
+    assert error(triton_scan.forward(ScanArguments(*inputs)), chunked) < 1e-6
 
 
 def test_results_are_the_same_bits_every_time():
     inputs, grad = problem(scan_order("cross", 2, 4), channels=6, states=2)
-    first = (triton_scan.forward(*inputs), *triton_scan.backward(grad, *inputs))
-    again = (triton_scan.forward(*inputs), *triton_scan.backward(grad, *inputs))
+    first = (
+        triton_scan.forward(ScanArguments(*inputs)),
+        *triton_scan.backward(grad, ScanArguments(*inputs)),
+    )
+    again = (
+        triton_scan.forward(ScanArguments(*inputs)),
+        *triton_scan.backward(grad, ScanArguments(*inputs)),
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -157,19 +164,19 @@ def test_a_batch_in_slices_gives_what_its_samples_give_alone(monkeypatch):
     inputs, grad = problem(scan_order("raster", 2, 4), channels=6, states=2, batch=3)
     alone = [
         triton_scan.forward(
-            *[t[i : i + 1] if n in (0, 1, 3, 4) else t for n, t in enumerate(inputs)]
+            ScanArguments(*[t[i : i + 1] if n in (0, 1, 3, 4) else t for n, t in enumerate(inputs)])
         )
         for i in range(3)
     ]
     monkeypatch.setattr(triton_scan, "_SLICE_BYTES", 1)
-    assert torch.equal(triton_scan.forward(*inputs), torch.cat(alone))
+    assert torch.equal(triton_scan.forward(ScanArguments(*inputs)), torch.cat(alone))
     agree(inputs, grad, tolerance=2e-6)
 
 
 def test_a_nan_spreads_to_what_depends_on_it_and_no_further():
     inputs, _ = problem(scan_order("raster", 1, 12), channels=6, states=2)
     inputs[0][0, 5, 2] = float("nan")
-    bad = triton_scan.forward(*inputs).isnan()
+    bad = triton_scan.forward(ScanArguments(*inputs)).isnan()
     wanted = torch.zeros_like(bad)
     wanted[0, 5:, 2] = True
     assert torch.equal(bad, wanted)
@@ -179,8 +186,8 @@ def test_a_nan_spreads_to_what_depends_on_it_and_no_further():
 def test_a_nan_reaches_the_gradients_that_depend_on_it_and_no_further(argument):
     inputs, grad = problem(scan_order("raster", 1, 9), channels=4, states=2)
     inputs[argument][..., -1, 1] = float("nan")  # in the last chunk, which is not full
-    found = triton_scan.backward(grad, *inputs)
-    wanted = reference.backward(grad.double(), *exact(inputs))
+    found = triton_scan.backward(grad, ScanArguments(*inputs))
+    wanted = reference.backward(grad.double(), ScanArguments(*exact(inputs)))
     places = [(f.isnan(), w.isnan()) for f, w in zip(found, wanted, strict=True)]
     assert [n for n, (f, w) in zip(NAMES, places, strict=True) if not torch.equal(f, w)] == []
 
@@ -193,7 +200,9 @@ def test_outer_strides_and_index_types_are_free():
         wide[..., : inputs[i].shape[-1]] = inputs[i]
         strided[i] = wide[..., : inputs[i].shape[-1]]
     strided[7] = inputs[7].long()
-    assert torch.equal(triton_scan.forward(*strided), triton_scan.forward(*inputs))
+    assert torch.equal(
+        triton_scan.forward(ScanArguments(*strided)), triton_scan.forward(ScanArguments(*inputs))
+    )
     agree(strided, grad, tolerance=2e-6)
 
 
@@ -201,8 +210,8 @@ def test_outer_strides_and_index_types_are_free():
 def test_nothing_in_gives_nothing_out(batch, length):
     order = torch.arange(length)[None]
     inputs, grad = problem(order, channels=3, states=2, batch=batch)
-    assert triton_scan.forward(*inputs).shape == (batch, length, 3)
-    found = triton_scan.backward(grad, *inputs)
+    assert triton_scan.forward(ScanArguments(*inputs)).shape == (batch, length, 3)
+    found = triton_scan.backward(grad, ScanArguments(*inputs))
     assert [t.shape for t in found] == [t.shape for t in inputs[:7]]
     assert not any(t.any() for t in found)
 
@@ -213,7 +222,7 @@ def test_the_public_op_differentiates_through_it():
     y = directional_scan(*leaves, order=inputs[7], backend="triton")
     y.square().sum().backward()
     truth = [t.detach().double().requires_grad_() for t in inputs[:7]]
-    reference.forward(*truth, inputs[7], True).square().sum().backward()
+    reference.forward(ScanArguments(*truth, inputs[7], True)).square().sum().backward()
     assert max(error(a.grad, b.grad) for a, b in zip(leaves, truth, strict=True)) < 2e-6
 
 
@@ -251,7 +260,7 @@ def test_cpu_tensors_are_refused_outside_the_interpreter(monkeypatch):
     inputs, _ = problem(scan_order("raster", 1, 3), channels=2, states=1)
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(BackendError, match="on a GPU"):
-        triton_scan.forward(*inputs)
+        triton_scan.forward(ScanArguments(*inputs))
 
 
 def test_without_a_gpu_or_the_interpreter_the_reason_is_named(monkeypatch):

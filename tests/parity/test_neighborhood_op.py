@@ -4,10 +4,11 @@ import pytest
 import torch
 from cases import Case
 
-from rsmamba_models.ops.neighborhood import FORMS, neighborhood_attention
+from rsmamba_models.ops.backends import ATTENTION
+from rsmamba_models.ops.neighborhood import neighborhood_attention
 
 CASE = Case("segman", "neighborhood_attention")
-USABLE = [name for name, reason in FORMS.available().items() if not reason and name != "natten"]
+USABLE = ATTENTION.usable(torch.zeros(1))
 
 
 @pytest.mark.parametrize("form", USABLE)

@@ -9,14 +9,14 @@ import rsmamba_models.rs_mamba as ours
 from rsmamba_models import import_official
 from rsmamba_models.importers.rs_mamba import load_block, load_ossm
 from rsmamba_models.ops import (
-    available_backends,
     directional_scan,
     projected_scan,
     scan_order,
     selective_scan,
 )
+from rsmamba_models.ops.backends import SCAN
 
-BACKENDS = [name for name, reason in available_backends().items() if not reason]
+BACKENDS = SCAN.usable(torch.zeros(1))
 FAST = [name for name in BACKENDS if name != "reference"]
 
 

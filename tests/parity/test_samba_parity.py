@@ -6,9 +6,9 @@ from cases import Case
 
 from rsmamba_models import import_official
 from rsmamba_models.importers.samba import load_backbone, load_block, official_block_key
-from rsmamba_models.ops import available_backends
+from rsmamba_models.ops.backends import SCAN
 
-BACKENDS = [name for name, reason in available_backends().items() if not reason]
+BACKENDS = SCAN.usable(torch.zeros(1))
 FAST = [name for name in BACKENDS if name != "reference"]
 
 

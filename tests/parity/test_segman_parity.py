@@ -6,11 +6,10 @@ from cases import Case
 
 from rsmamba_models import import_official
 from rsmamba_models.importers.segman import load_decoder, load_encoder, load_layer
-from rsmamba_models.ops import available_backends
-from rsmamba_models.ops.neighborhood import FORMS
+from rsmamba_models.ops.backends import ATTENTION, SCAN
 
-SCANS = [name for name, reason in available_backends().items() if not reason]
-ATTENTIONS = [name for name in ("tiled", "native") if not FORMS.available()[name]]
+SCANS = SCAN.usable(torch.zeros(1))
+ATTENTIONS = [name for name in ATTENTION.usable(torch.zeros(1)) if name != "reference"]
 
 
 def tap(module, seen, name, before=False):

@@ -1,13 +1,15 @@
-"""Which implementation of an op runs, and why not a faster one.
+"""Which form of an op runs, and why not a faster one.
 
-``reference`` is the equation, ``torch`` runs everywhere, ``native`` is the compiled CPU library,
-``triton`` the GPU kernels. The fastest usable one is taken unless the caller or ``RSMAMBA_SCAN``
-names another. ``mamba_ssm``, the official package's CUDA kernel, runs only when it is named.
+Every op has a few forms: its equation, plain PyTorch that runs everywhere, the compiled CPU
+library, GPU kernels. The fastest usable one is taken unless the caller or an environment variable
+names another. Kernels of other packages run only when they are named.
 """
 
 import importlib
 import os
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
 
 import torch
 from torch import Tensor
@@ -15,76 +17,207 @@ from torch import Tensor
 from rsmamba_models.errors import BackendError
 
 ENVIRONMENT = "RSMAMBA_SCAN"
-_MODULES = {
+AUTO = "auto"
+_SHORT = 200
+"""Steps up to which the quadratic mLSTM is as fast as the chunkwise one."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of computing an op.
+
+    Attributes:
+        here: Tells why it cannot run on this machine; "" if it can.
+        takes: Tells why it cannot take a tensor, where it can run; "" if it can.
+    """
+
+    here: Callable[[], str] = str
+    takes: Callable[[Tensor], str] = lambda _: ""
+
+
+@dataclass(frozen=True)
+class Op:
+    """The forms of one op and the choice among them.
+
+    Attributes:
+        name: For messages.
+        environment: The variable that names the form to use where the caller names none.
+        forms: By name.
+        preferred: For a tensor, the forms that may be taken unasked, the fastest first; the last
+            one always runs.
+    """
+
+    name: str
+    environment: str
+    forms: Mapping[str, Form]
+    preferred: Callable[[Tensor], tuple[str, ...]]
+
+    def available(self) -> dict[str, str]:
+        """Every form's name, with "" when it is usable here, else the reason why it is not."""
+        return {name: form.here() for name, form in self.forms.items()}
+
+    def why_not(self, name: str, tensor: Tensor) -> str:
+        """Why a form cannot take ``tensor`` on this machine, "" if it can."""
+        form = self.forms[name]
+        return form.here() or form.takes(tensor)
+
+    def usable(self, tensor: Tensor) -> tuple[str, ...]:
+        """The forms that can take ``tensor`` on this machine."""
+        return tuple(name for name in self.forms if not self.why_not(name, tensor))
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def asked(self, requested: str | None) -> str | None:
+        """What the caller, or else the environment, asks for; None is a free choice."""
+        if requested in (None, "", AUTO):
+            requested = os.environ.get(self.environment)
+        return None if requested in (None, "", AUTO) else requested
+
+    def resolve(self, tensor: Tensor, requested: str | None = None) -> str:
+        """The form that a call on ``tensor`` will use.
+
+        Args:
+            tensor: The op's first argument; its device, dtype and shape decide.
+            requested: A form's name; None or ``"auto"`` take the environment's choice, else the
+                fastest usable form.
+
+        Raises:
+            BackendError: The form that was asked for is unknown or not usable.
+        """
+        name: str | None = self.asked(requested)
+        if name is None:
+            *faster, always = self.preferred(tensor)
+            return next((form for form in faster if not self.why_not(form, tensor)), always)
+        source = "asked for" if name == requested else f"set by {self.environment}"
+        if name not in self.forms:
+            known = ", ".join(self.forms)
+            raise BackendError(f"{self.name} form {name!r} ({source}) is unknown; known: {known}")
+        if reason := self.why_not(name, tensor):
+            raise BackendError(f"{self.name} form {name!r} ({source}) is not usable: {reason}")
+        return name
+
+
+_SCAN_MODULES = {
     "reference": "rsmamba_models.ops.reference",
     "torch": "rsmamba_models.ops.torch_scan",
     "native": "rsmamba_models.ops.native",
     "triton": "rsmamba_models.ops.triton_scan",
     "mamba_ssm": "rsmamba_models.ops.mamba_ssm",
 }
-_ALWAYS = ("reference", "torch")
-_OPS = ("directional_scan", "selective_scan")
-
-
-def available_backends() -> dict[str, str]:
-    """Every back end's name, with "" when it is usable here, else the reason why it is not."""
-    return {name: _why_not(name) for name in _MODULES}
-
-
-def resolve_backend(op: str, tensor: Tensor, requested: str | None = None) -> str:
-    """The back end that a call of ``op`` on ``tensor`` will use.
-
-    Args:
-        op: ``directional_scan`` or ``selective_scan``.
-        tensor: The op's first argument; its device and dtype decide.
-        requested: A back end's name; None takes ``RSMAMBA_SCAN``, else the fastest usable one.
-
-    Raises:
-        BackendError: ``requested`` (or the environment's choice) is unknown or not usable.
-    """
-    if op not in _OPS:
-        raise BackendError(f"unknown op {op!r}; known: {', '.join(_OPS)}")
-    source = "asked for" if requested else f"set by {ENVIRONMENT}"
-    requested = requested_backend(requested)
-    if requested is None:
-        fastest = "triton" if tensor.device.type == "cuda" else "native"
-        usable = not _why_not_for(fastest, tensor) and not _why_not(fastest)
-        return fastest if usable else "torch"
-    if requested not in _MODULES:
-        known = ", ".join(_MODULES)
-        raise BackendError(f"scan back end {requested!r} ({source}) is unknown; known: {known}")
-    if reason := _why_not(requested) or _why_not_for(requested, tensor):
-        raise BackendError(f"scan back end {requested!r} ({source}) is not usable: {reason}")
-    return requested
-
-
-def requested_backend(argument: str | None) -> str | None:
-    """What the caller, or else the environment, asks for; None is a free choice."""
-    return argument or os.environ.get(ENVIRONMENT) or None
 
 
 def load_backend(name: str) -> ModuleType:
-    """The module of a back end, with its ``forward`` and ``backward``."""
-    return importlib.import_module(_MODULES[name])
+    """The module of a back end of the scan, with its ``forward`` and ``backward``."""
+    return importlib.import_module(_SCAN_MODULES[name])
 
 
-def _why_not(name: str) -> str:
-    """Why a back end cannot run on this machine."""
-    if name in _ALWAYS:
+def _module(name: str) -> Callable[[], str]:
+    """Why the back end in a module, imported late, cannot run here."""
+
+    def why_not() -> str:
+        try:
+            return str(load_backend(name).why_not())
+        except ImportError as error:
+            return f"its module cannot be imported ({error})"
+
+    return why_not
+
+
+def _package(name: str) -> Callable[[], str]:
+    def why_not() -> str:
+        return str(importlib.import_module("rsmamba_models.ops.third_party").why_not(name))
+
+    return why_not
+
+
+def _found(tensor: Tensor) -> str:
+    return f"the input is {tensor.dtype} on {tensor.device}"
+
+
+def _float32_cpu(tensor: Tensor) -> str:
+    if tensor.device.type == "cpu" and tensor.dtype != torch.float64:
         return ""
-    try:
-        return str(load_backend(name).why_not())
-    except ImportError as error:
-        return f"its module cannot be imported ({error})"
+    return f"it takes CPU tensors and computes in float32; {_found(tensor)}"
 
 
-def _why_not_for(name: str, tensor: Tensor) -> str:
-    """Why a back end that runs on this machine cannot take this tensor."""
-    found = f"the input is {tensor.dtype} on {tensor.device}"
-    if name == "native" and (tensor.device.type != "cpu" or tensor.dtype == torch.float64):
-        return f"it takes CPU tensors and keeps a float32 state; {found}"  # float64 asks for more
-    if name == "triton" and not tensor.is_cuda and not load_backend(name).interpreted():
-        return f"it takes tensors on a GPU; {found}"
-    if name == "mamba_ssm" and (not tensor.is_cuda or tensor.dtype == torch.float64):
-        return f"it takes tensors on a CUDA device and keeps a float32 state; {found}"
-    return ""
+def _float32_cuda(tensor: Tensor) -> str:
+    if tensor.is_cuda and tensor.dtype != torch.float64:
+        return ""
+    return f"it takes tensors on a CUDA device and computes in float32; {_found(tensor)}"
+
+
+def _gpu_or_interpreter(tensor: Tensor) -> str:
+    if tensor.is_cuda or load_backend("triton").interpreted():
+        return ""
+    return f"it takes tensors on a GPU; {_found(tensor)}"
+
+
+SCAN = Op(
+    "selective scan",
+    ENVIRONMENT,
+    MappingProxyType(
+        {
+            "reference": Form(),
+            "torch": Form(),
+            "native": Form(_module("native"), _float32_cpu),
+            "triton": Form(_module("triton"), _gpu_or_interpreter),
+            "mamba_ssm": Form(_module("mamba_ssm"), _float32_cuda),
+        }
+    ),
+    # Triton's interpreter, which takes CPU tensors too, is for tests.
+    lambda tensor: ("triton", "torch") if tensor.is_cuda else ("native", "torch"),
+)
+MLSTM = Op(
+    "mLSTM",
+    "RSMAMBA_MLSTM",
+    MappingProxyType(
+        {
+            "recurrent": Form(),
+            "parallel": Form(),
+            "chunkwise": Form(),
+            "mlstm_kernels": Form(_package("mlstm_kernels"), _float32_cuda),
+        }
+    ),
+    lambda q: ("parallel",) if q.shape[2] <= _SHORT else ("chunkwise",),
+)
+ATTENTION = Op(
+    "neighbourhood attention",
+    "RSMAMBA_NA",
+    MappingProxyType(
+        {
+            "reference": Form(),
+            "tiled": Form(),
+            "native": Form(_module("native"), _float32_cpu),
+            "natten": Form(_package("natten"), _float32_cuda),
+        }
+    ),
+    lambda q: ("native", "tiled"),
+)
+OPS: Mapping[str, Op] = MappingProxyType(
+    {
+        "directional_scan": SCAN,
+        "selective_scan": SCAN,
+        "mlstm": MLSTM,
+        "neighborhood_attention": ATTENTION,
+    }
+)
+
+
+def available_backends() -> dict[str, str]:
+    """Every back end of the scan, with "" when it is usable here, else why it is not."""
+    return SCAN.available()
+
+
+def resolve_backend(op: str, tensor: Tensor, requested: str | None = None) -> str:
+    """The form that a call of a public op on ``tensor`` will use.
+
+    Args:
+        op: ``directional_scan``, ``selective_scan``, ``mlstm`` or ``neighborhood_attention``.
+        tensor: The op's first argument.
+        requested: A form's name; None takes the environment's choice, else the fastest usable one.
+
+    Raises:
+        BackendError: The op or the form is unknown, or the form is not usable.
+    """
+    if op not in OPS:
+        raise BackendError(f"unknown op {op!r}; known: {', '.join(OPS)}")
+    return OPS[op].resolve(tensor, requested)

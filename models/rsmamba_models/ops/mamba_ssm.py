@@ -11,7 +11,6 @@ it is trusted. Inputs of one 16-bit dtype are passed as they are, and each direc
 back rounded to it; mixed dtypes are passed as float32.
 """
 
-import functools
 import importlib
 from typing import Any
 
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 
 from rsmamba_models.errors import BackendError
+from rsmamba_models.ops.arguments import ScanArguments
 from rsmamba_models.ops.orders import inverse_order
-from rsmamba_models.ops.selfcheck import disagreement
+from rsmamba_models.ops.selfcheck import FirstUse
 
 _EXTENSION = "selective_scan_cuda"
 _DEVICE_TYPE = "cuda"
@@ -39,7 +39,7 @@ def why_not() -> str:
     if reason := _missing(_EXTENSION):
         return f"{reason}; the package mamba-ssm provides it"
     index = torch.cuda.current_device() if _DEVICE_TYPE == "cuda" else 0
-    return _failed_check(torch.device(_DEVICE_TYPE, index))
+    return _check(torch.device(_DEVICE_TYPE, index))
 
 
 def report() -> dict[str, str]:
@@ -51,38 +51,17 @@ def report() -> dict[str, str]:
     return {name: _missing(name) for name in (_EXTENSION, "causal_conv1d_cuda")}
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> Tensor:
+def forward(scan: ScanArguments) -> Tensor:
     """Scan a map along every direction and sum the results; see ``directional_scan``.
 
     Raises:
         BackendError: The kernel is missing, failed its check, or does not take these tensors.
     """
-    _require(u, A)
-    return _forward(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    _require(scan)
+    return _forward(scan)
 
 
-def backward(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor | None, ...]:
+def backward(grad_y: Tensor, scan: ScanArguments) -> tuple[Tensor | None, ...]:
     """Gradients of ``forward``: ``(du, ddelta, dA, dB, dC, dD, dbias)``, None where not given.
 
     The kernel's forward pass runs again, for the states it left at every 2048th step.
@@ -90,8 +69,8 @@ def backward(
     Raises:
         BackendError: The kernel is missing, failed its check, or does not take these tensors.
     """
-    _require(u, A)
-    return _backward(grad_y, u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    _require(scan)
+    return _backward(grad_y, scan)
 
 
 def _missing(name: str) -> str:
@@ -106,91 +85,52 @@ def _missing(name: str) -> str:
     return ""
 
 
-def _require(u: Tensor, A: Tensor) -> None:
-    if u.device.type != _DEVICE_TYPE:
-        raise BackendError(f"the mamba_ssm scan runs on a CUDA device; its input is on {u.device}")
-    if u.dtype == torch.float64:
+def _require(scan: ScanArguments) -> None:
+    device, states = scan.u.device, scan.A.shape[-1]
+    if device.type != _DEVICE_TYPE:
+        raise BackendError(f"the mamba_ssm scan runs on a CUDA device; its input is on {device}")
+    if scan.state_dtype == torch.float64:
         raise BackendError("the mamba_ssm scan has no float64; use another back end")
-    if A.shape[-1] > _MOST_STATES:
-        raise BackendError(
-            f"the mamba_ssm scan takes at most {_MOST_STATES} states, not {A.shape[-1]}"
-        )
-    if reason := _missing(_EXTENSION) or _failed_check(u.device):
+    if states > _MOST_STATES:
+        raise BackendError(f"the mamba_ssm scan takes at most {_MOST_STATES} states, not {states}")
+    if reason := _missing(_EXTENSION) or _check(device):
         raise BackendError(f"the mamba_ssm scan is not usable: {reason}")
 
 
-@functools.cache
-def _failed_check(device: torch.device) -> str:
-    """Why the kernel must not be used on a device, or "" when it passed its check."""
-    try:
-        wrong = disagreement(_forward, _backward, device)
-    except Exception as error:  # another version's call, or a driver's complaint
-        return f"its kernel does not run on {device} ({type(error).__name__}: {error})"
-    return f"its kernel failed its check: {wrong}" if wrong else ""
+def _forward(scan: ScanArguments) -> Tensor:
+    if scan.u.numel() == 0:
+        return torch.zeros_like(scan.u)
+    sequences = _Sequences(scan)
+    return sequences.sum_at_pixels(sequences.scan()[0]).to(scan.u.dtype)
 
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> Tensor:
-    if u.numel() == 0:
-        return torch.zeros_like(u)
-    sequences = _Sequences(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
-    return sequences.sum_at_pixels(sequences.scan()[0]).to(u.dtype)
-
-
-def _backward(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor | None, ...]:
-    given = (u, delta, A, B, C, D, delta_bias)
-    if u.numel() == 0:
+def _backward(grad_y: Tensor, scan: ScanArguments) -> tuple[Tensor | None, ...]:
+    given = scan.differentiable
+    if scan.u.numel() == 0:
         return tuple(None if t is None else torch.zeros_like(t) for t in given)
-    sequences = _Sequences(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    sequences = _Sequences(scan)
     du, ddelta, dA, dB, dC, dD, dbias = sequences.gradients(grad_y)
     found = (
         sequences.sum_at_pixels(du),
         sequences.at_pixels(ddelta.view(sequences.shape)).transpose(2, 3),
-        dA.view(A.shape),
+        dA.view(scan.A.shape),
         sequences.at_pixels(dB).transpose(2, 3),
         sequences.at_pixels(dC).transpose(2, 3),
-        None if D is None else dD.view(D.shape),
-        None if delta_bias is None else dbias.view(delta_bias.shape),
+        None if scan.D is None else dD.view(scan.D.shape),
+        None if scan.delta_bias is None else dbias.view(scan.delta_bias.shape),
     )
     pairs = zip(found, given, strict=True)
     return tuple(None if f is None or t is None else f.to(t.dtype) for f, t in pairs)
 
 
+_check = FirstUse(_forward, _backward)
+
+
 class _Sequences:
     """A call's tensors as the kernel wants them: channel-first sequences in time order."""
 
-    def __init__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        order: Tensor,
-        delta_softplus: bool,
-    ) -> None:
+    def __init__(self, scan: ScanArguments) -> None:
+        u, delta, A, B, C, D, delta_bias, order, delta_softplus = scan
         batch, length, channels = u.shape
         self.shape = (batch, order.shape[0], channels, length)
         self.order = order.long()

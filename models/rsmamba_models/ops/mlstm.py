@@ -13,20 +13,8 @@ from torch import Tensor
 
 from rsmamba_models.errors import ArgumentsError
 from rsmamba_models.ops import third_party
-from rsmamba_models.ops.forms import Forms, always
+from rsmamba_models.ops.backends import MLSTM
 from rsmamba_models.ops.mlstm_chunkwise import chunkwise, floor
-
-FORMS = Forms(
-    "mlstm",
-    "RSMAMBA_MLSTM",
-    {
-        "parallel": always,
-        "recurrent": always,
-        "chunkwise": always,
-        "mlstm_kernels": lambda: third_party.why_not("mlstm_kernels"),
-    },
-)
-_SHORT = 200
 
 
 def mlstm(
@@ -75,9 +63,7 @@ def mlstm(
         BackendError: The form is unknown or not usable here.
     """
     _check(q, k, v, i_gate, f_gate, chunk)
-    name = FORMS.resolve(form)
-    if name == "auto":
-        name = "parallel" if q.shape[2] <= _SHORT else "chunkwise"
+    name = MLSTM.resolve(q, form)
     if name == "parallel":
         h = _parallel(q, k, v, i_gate, f_gate, eps)
     elif name == "recurrent":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rsmamba_models.errors import ArgumentsError, BackendError
+from rsmamba_models.ops.arguments import ScanArguments
 
 ISA_ENVIRONMENT = "RSMAMBA_NATIVE_ISA"
 _ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}  # best first; the numbers of csrc/library.h
@@ -25,11 +26,9 @@ _INTERFACE_VERSION = 2
 _BAD_ORDER = 2  # a status of csrc/library.h
 _LIBRARY = Path(__file__).with_name("_native.so")  # so named on every platform
 
-_POINTERS_IN = ("u", "delta", "a", "b", "c", "skip", "bias", "order")
-_POINTERS_OUT = (
-    *("y", "grad_y", "grad_u", "grad_delta", "grad_a"),
-    *("grad_b", "grad_c", "grad_skip", "grad_bias"),
-)
+_DIFFERENTIABLE = ("u", "delta", "a", "b", "c", "skip", "bias")  # as in ScanArguments
+_POINTERS_IN = (*_DIFFERENTIABLE, "order")
+_POINTERS_OUT = ("y", "grad_y", *(f"grad_{name}" for name in _DIFFERENTIABLE))
 _SIZES = (
     *("batch", "directions", "length", "channels", "states"),
     *("u_batch", "u_length"),
@@ -72,30 +71,12 @@ def build_info() -> dict[str, str]:
     return {"library": str(_LIBRARY), "isa": _isa()}
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> Tensor:
+def forward(scan: ScanArguments) -> Tensor:
     """Scan a map along K directions and sum the results; see ``ops.directional_scan``.
 
     Args:
-        u: ``(B, L, D)``. This and every other tensor but ``order``: float32 on the CPU, any outer
-            strides.
-        delta: ``(B, K, L, D)`` raw steps at map positions.
-        A: ``(K, D, N)`` decay rates, zero or less.
-        B: ``(B, K, L, N)``.
-        C: ``(B, K, L, N)``.
-        D: ``(K, D)`` skip weights, or None.
-        delta_bias: ``(K, D)``, or None.
-        order: ``(K, L)`` integers, each row a permutation of ``0..L-1`` (the range is checked).
-        delta_softplus: Whether the step goes through softplus.
+        scan: All tensors but the order are float32 on the CPU, of any outer strides. The order's
+            range is checked.
 
     Returns:
         ``(B, L, D)`` float32, contiguous.
@@ -104,8 +85,8 @@ def forward(
         ArgumentsError: Shapes or dtypes that do not fit, or an order outside ``0..L-1``.
         BackendError: The back end is not usable here, or memory ran out.
     """
-    call = _Call(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
-    y = u.new_empty(u.shape)
+    call = _Call(scan)
+    y = scan.u.new_empty(scan.u.shape)
     if call.empty:
         return y.zero_()
     call.point("y", y)
@@ -113,31 +94,13 @@ def forward(
     return y
 
 
-def backward(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+def backward(grad_y: Tensor, scan: ScanArguments) -> tuple[Tensor | None, ...]:
     """Gradients of ``forward``.
 
     Args:
         grad_y: ``(B, L, D)`` float32, the gradient of the result.
-        u: This and the others as in ``forward``.
-        delta: As in ``forward``.
-        A: As in ``forward``.
-        B: As in ``forward``.
-        C: As in ``forward``.
-        D: As in ``forward``.
-        delta_bias: As in ``forward``.
-        order: As in ``forward``; here a row that is no permutation leaves gradients undefined.
-        delta_softplus: As in ``forward``.
+        scan: As in ``forward``; here a row of the order that is no permutation leaves gradients
+            undefined.
 
     Returns:
         ``(du, ddelta, dA, dB, dC, dD, ddelta_bias)``, contiguous and shaped as the inputs; None
@@ -147,55 +110,32 @@ def backward(
         ArgumentsError: As in ``forward``.
         BackendError: As in ``forward``.
     """
-    call = _Call(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
-    call.check("grad_y", grad_y, tuple(u.shape))
-    inputs = (u, delta, A, B, C, D, delta_bias)
-    names = ("u", "delta", "a", "b", "c", "skip", "bias")
-    grads = tuple(None if t is None else t.new_empty(t.shape) for t in inputs)
+    call = _Call(scan)
+    if grad_y.shape != scan.u.shape:
+        raise ArgumentsError(
+            f"grad_y has shape {tuple(grad_y.shape)}, expected {tuple(scan.u.shape)}"
+        )
+    _require_float32("grad_y", grad_y)
+    grads = tuple(None if t is None else t.new_empty(t.shape) for t in scan.differentiable)
     if call.empty:
-        grads = tuple(None if g is None else g.zero_() for g in grads)
-    else:
-        call.point("grad_y", call.rows("grad", grad_y, ("batch", "length")))
-        for name, grad in zip(names, grads, strict=True):
-            call.point(f"grad_{name}", grad)
-        call.run("rsmamba_scan_backward")
-    return grads  # type: ignore[return-value]
+        return tuple(None if g is None else g.zero_() for g in grads)
+    call.point("grad_y", call.rows("grad", grad_y, ("batch", "length")))
+    for name, grad in zip(_DIFFERENTIABLE, grads, strict=True):
+        call.point(f"grad_{name}", grad)
+    call.run("rsmamba_scan_backward")
+    return grads
 
 
 class _Call:
     """One call of the library: the checked arguments, and what must stay alive until it returns."""
 
-    def __init__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        order: Tensor,
-        delta_softplus: bool,
-    ) -> None:
-        if u.dim() != 3 or A.dim() != 3:
-            raise ArgumentsError(
-                f"u must be (B, L, D) and A (K, D, N), got {tuple(u.shape)} and {tuple(A.shape)}"
-            )
-        batch, length, channels = u.shape
-        directions, _, states = A.shape
-        self.check("u", u, (batch, length, channels))
-        self.check("delta", delta, (batch, directions, length, channels))
-        self.check("A", A, (directions, channels, states))
-        self.check("B", B, (batch, directions, length, states))
-        self.check("C", C, (batch, directions, length, states))
-        for name, extra in (("D", D), ("delta_bias", delta_bias)):
-            if extra is not None:
-                self.check(name, extra, (directions, channels))
-        if tuple(order.shape) != (directions, length) or order.is_floating_point():
-            raise ArgumentsError(
-                f"order must be integers of shape {(directions, length)}, got {order.dtype} of "
-                f"shape {tuple(order.shape)}"
-            )
+    def __init__(self, scan: ScanArguments) -> None:
+        scan.check()
+        for name, tensor in zip(scan._fields, scan.differentiable, strict=False):
+            if tensor is not None:
+                _require_float32(name, tensor)
+        batch, length, channels = scan.u.shape
+        directions, _, states = scan.A.shape
         if length > torch.iinfo(torch.int32).max:
             raise ArgumentsError(
                 f"a map of {length} pixels is beyond the native scan's 32-bit order"
@@ -209,28 +149,17 @@ class _Call:
             length=length,
             channels=channels,
             states=states,
-            softplus=int(delta_softplus),
+            softplus=int(scan.delta_softplus),
         )
         if self.empty:
             return
-        self.point("u", self.rows("u", u, ("batch", "length")))
-        self.point("delta", self.rows("delta", delta, ("batch", "direction", "length")))
-        self.point("b", self.rows("b", B, ("batch", "direction", "length")))
-        self.point("c", self.rows("c", C, ("batch", "direction", "length")))
-        for name, small in (("a", A), ("skip", D), ("bias", delta_bias)):
+        self.point("u", self.rows("u", scan.u, ("batch", "length")))
+        self.point("delta", self.rows("delta", scan.delta, ("batch", "direction", "length")))
+        self.point("b", self.rows("b", scan.B, ("batch", "direction", "length")))
+        self.point("c", self.rows("c", scan.C, ("batch", "direction", "length")))
+        for name, small in (("a", scan.A), ("skip", scan.D), ("bias", scan.delta_bias)):
             self.point(name, None if small is None else small.contiguous())
-        self.point("order", order.to(torch.int32).contiguous())
-
-    @staticmethod
-    def check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-        """Refuse what the library could not read."""
-        if tuple(tensor.shape) != shape:
-            raise ArgumentsError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ArgumentsError(
-                f"the native scan takes float32 on the CPU; {name} is {tensor.dtype} on "
-                f"{tensor.device}"
-            )
+        self.point("order", scan.order.to(torch.int32).contiguous())
 
     def rows(self, name: str, tensor: Tensor, axes: tuple[str, ...]) -> Tensor:
         """``tensor``, its last axis made contiguous, with its outer strides noted."""
@@ -255,6 +184,13 @@ class _Call:
         """
         if call(function, self._problem) == _BAD_ORDER:
             raise ArgumentsError("order holds positions outside 0..L-1")
+
+
+def _require_float32(name: str, tensor: Tensor) -> None:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise ArgumentsError(
+            f"the native scan takes float32 on the CPU; {name} is {tensor.dtype} on {tensor.device}"
+        )
 
 
 def call(function: str, problem: ctypes.Structure) -> int:

@@ -9,19 +9,8 @@ import torch
 from torch import Tensor
 
 from rsmamba_models.errors import ArgumentsError, BackendError
-from rsmamba_models.ops import native, native_neighborhood, neighborhood_tiled, third_party
-from rsmamba_models.ops.forms import Forms, always
-
-FORMS = Forms(
-    "neighborhood_attention",
-    "RSMAMBA_NA",
-    {
-        "reference": always,
-        "tiled": always,
-        "native": native.why_not,
-        "natten": lambda: third_party.why_not("natten"),
-    },
-)
+from rsmamba_models.ops import native_neighborhood, neighborhood_tiled, third_party
+from rsmamba_models.ops.backends import ATTENTION
 
 
 def neighborhood_attention(
@@ -71,9 +60,10 @@ def neighborhood_attention(
     """
     _check(q, k, v, kernel_size, bias)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    name = FORMS.resolve(form)
-    if name == "native" and not _fits_native(q):
-        raise BackendError(f"the native form runs on the CPU, up to float32, not {q.dtype} there")
+    if torch.compiler.is_compiling():  # resolved where the graph runs, not where it is traced
+        name = ATTENTION.asked(form) or ""
+    else:
+        name = ATTENTION.resolve(q, form)
     if name == "natten":
         return _natten(q, k, v, kernel_size, scale, bias)
     if name == "reference":
@@ -106,15 +96,9 @@ def _reference(
         return torch.einsum("bhyxrc,bhyxrcd->bhyxd", share, v[at])
 
 
-def _fits_native(q: Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype != torch.float64
-
-
 def _module(form: str, q: Tensor) -> ModuleType:
-    """The form's forward and backward; "auto" is decided here, where an exported program runs."""
-    if form == "native" or (form == "auto" and _fits_native(q) and not native.why_not()):
-        return native_neighborhood
-    return neighborhood_tiled
+    """The form's forward and backward."""
+    return native_neighborhood if ATTENTION.resolve(q, form) == "native" else neighborhood_tiled
 
 
 def _natten(

@@ -15,25 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def state_dtype(u: Tensor) -> torch.dtype:
-    """The dtype of the state and of every accumulation: float64 for float64 input, else float32."""
-    return torch.float64 if u.dtype == torch.float64 else torch.float32
+from rsmamba_models.ops.arguments import ScanArguments
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> Tensor:
+def forward(scan: ScanArguments) -> Tensor:
     """Scan a map along every direction and sum the results; see ``directional_scan``."""
-    dtype = state_dtype(u)
+    u, delta, A, B, C, D, delta_bias, order, delta_softplus = scan
+    dtype = scan.state_dtype
     x = u.to(dtype)
     y = torch.zeros_like(x)
     for k in range(order.shape[0]):
@@ -62,27 +50,15 @@ def _recurrence(u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
     return torch.stack(y, 1) if y else torch.zeros_like(u)
 
 
-def backward(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor | None, ...]:
+def backward(grad_y: Tensor, scan: ScanArguments) -> tuple[Tensor | None, ...]:
     """Gradients of ``forward`` by autograd: ``(du, ddelta, dA, dB, dC, dD, dbias)``."""
 
     def differentiate() -> tuple[Tensor | None, ...]:
-        leaves = [t.detach().requires_grad_() for t in (u, delta, A, B, C)]
-        extras = [None if t is None else t.detach().requires_grad_() for t in (D, delta_bias)]
-        y = forward(*leaves, *extras, order, delta_softplus)  # type: ignore[call-arg, arg-type]
-        given = leaves + [t for t in extras if t is not None]
+        leaves = [None if t is None else t.detach().requires_grad_() for t in scan.differentiable]
+        y = forward(scan.with_differentiable(leaves))
+        given = [t for t in leaves if t is not None]
         found = iter(torch.autograd.grad(y, given, grad_y, materialize_grads=True))
-        return tuple(None if t is None else next(found) for t in (*leaves, *extras))
+        return tuple(None if t is None else next(found) for t in leaves)
 
     # Inside an operator autograd is off for the calling thread.
     with ThreadPoolExecutor(1) as thread:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rsmamba_models.errors import ArgumentsError
 from rsmamba_models.ops import reference
-from rsmamba_models.ops.backends import load_backend, requested_backend, resolve_backend
+from rsmamba_models.ops.arguments import ScanArguments
+from rsmamba_models.ops.backends import SCAN, load_backend
 
 
 def directional_scan(
@@ -55,13 +56,14 @@ def directional_scan(
         ArgumentsError: Shapes that do not fit together.
         BackendError: ``backend`` is unknown or not usable.
     """
-    _check(u, delta, A, B, C, D, delta_bias, order)
+    scan = ScanArguments(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    scan.check()
     if torch.compiler.is_compiling():  # resolved where the graph runs, not where it is traced
-        name = requested_backend(backend) or ""
+        name = SCAN.asked(backend) or ""
     else:
-        name = resolve_backend("directional_scan", u, backend)
+        name = SCAN.resolve(u, backend)
     if name == "reference":
-        return reference.forward(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+        return reference.forward(scan)
     tensors = [_last_contiguous(t) for t in (u, delta, A, B, C)]
     y: Tensor = _directional_scan(*tensors, D, delta_bias, order, delta_softplus, name)
     return y
@@ -150,11 +152,11 @@ def _directional_scan(
 ) -> Tensor:
     if u.numel() == 0:
         return torch.zeros_like(u, memory_format=torch.contiguous_format)
-    backend = resolve_backend("directional_scan", u, backend or None)
-    tensors = [u, delta, A, B, C, D, delta_bias]
+    scan = ScanArguments(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    backend = SCAN.resolve(u, backend)
     if backend == "native":
-        tensors = [None if t is None else t.float() for t in tensors]
-    y: Tensor = load_backend(backend).forward(*tensors, order, delta_softplus)
+        scan = scan.to(u.device, torch.float32)
+    y: Tensor = load_backend(backend).forward(scan)
     return y.to(u.dtype).contiguous()
 
 
@@ -188,15 +190,15 @@ def _directional_scan_backward(
     delta_softplus: bool,
     backend: str,
 ) -> List[Tensor]:  # noqa: UP006
-    given = [u, delta, A, B, C, D, delta_bias]
+    scan = ScanArguments(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    given = scan.differentiable
     if u.numel() == 0:
         grads = [None if t is None else torch.zeros_like(t) for t in given]
     else:
-        backend = resolve_backend("directional_scan", u, backend or None)
-        cast = [grad_y, *given]
+        backend = SCAN.resolve(u, backend)
         if backend == "native":
-            cast = [None if t is None else t.float() for t in cast]
-        grads = load_backend(backend).backward(*cast, order, delta_softplus)
+            grad_y, scan = grad_y.float(), scan.to(u.device, torch.float32)
+        grads = load_backend(backend).backward(grad_y, scan)
     # An operator returns tensors only: an absent argument's gradient is an empty one.
     return [
         u.new_empty(0) if t is None or g is None else g.to(t.dtype).contiguous()
@@ -240,39 +242,3 @@ _directional_scan.register_autograd(_differentiate, setup_context=_save)
 
 def _last_contiguous(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
-
-
-def _check(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-) -> None:
-    if u.dim() != 3 or A.dim() != 3 or order.dim() != 2:
-        raise ArgumentsError(
-            "a scan takes u (B, L, D), A (K, D, N) and order (K, L), not shapes "
-            f"{tuple(u.shape)}, {tuple(A.shape)} and {tuple(order.shape)}"
-        )
-    if not u.is_floating_point() or not A.is_floating_point():
-        raise ArgumentsError(f"a scan takes real floating point, not {u.dtype} and {A.dtype}")
-    batch, length, channels = u.shape
-    directions, _, state = A.shape
-    wanted = {
-        "delta": (delta, (batch, directions, length, channels)),
-        "A": (A, (directions, channels, state)),
-        "B": (B, (batch, directions, length, state)),
-        "C": (C, (batch, directions, length, state)),
-        "D": (D, (directions, channels)),
-        "delta_bias": (delta_bias, (directions, channels)),
-        "order": (order, (directions, length)),
-    }
-    for name, (tensor, shape) in wanted.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ArgumentsError(
-                f"{name} has shape {tuple(tensor.shape)}, but u {tuple(u.shape)} and "
-                f"A {tuple(A.shape)} ask for {shape}"
-            )

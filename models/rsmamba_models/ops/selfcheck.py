@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from rsmamba_models.ops import reference
+from rsmamba_models.ops.arguments import ScanArguments
 from rsmamba_models.ops.orders import scan_order
 
-Forward = Callable[..., Tensor]
-Backward = Callable[..., tuple[Tensor | None, ...]]
+Forward = Callable[[ScanArguments], Tensor]
+Backward = Callable[[Tensor, ScanArguments], tuple[Tensor | None, ...]]
 
 # float32 kernels with hardware exponentials agree to about 1e-6; a wrong index is off by about 1.
 _TOLERANCE = 1e-3
-_GRADIENTS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
 
 def disagreement(forward: Forward, backward: Backward, device: torch.device) -> str:
@@ -33,21 +33,12 @@ def disagreement(forward: Forward, backward: Backward, device: torch.device) -> 
         "" when y and all gradients agree, else what differs and by how much.
     """
     with torch.inference_mode(False), torch.no_grad():
-        order = scan_order("cross", 9, 13)
-        exact = _case(order.shape[0], order.shape[1], channels=40, states=16)
-        u, delta, A, B, C, D, bias = exact
-        grad = u.flip(1)
-        inputs = [t.to(device, torch.float32) for t in exact]
-        names = ("y", *(f"the gradient of {name}" for name in _GRADIENTS))
-        wanted = (
-            reference.forward(u, delta, A, B, C, D, bias, order, True),
-            *reference.backward(grad, u, delta, A, B, C, D, bias, order, True),
-        )
-        place = order.to(device)
-        found = (
-            forward(*inputs, place, True),
-            *backward(grad.to(inputs[0]), *inputs, place, True),
-        )
+        exact = _case(scan_order("cross", 9, 13), channels=40, states=16)
+        grad = exact.u.flip(1)
+        there = exact.to(device, torch.float32)
+        names = ("y", *(f"the gradient of {name}" for name in ScanArguments._fields[:7]))
+        wanted = (reference.forward(exact), *reference.backward(grad, exact))
+        found = (forward(there), *backward(grad.to(there.u), there))
     for name, truth, value in zip(names, wanted, found, strict=True):
         if truth is None or value is None:
             return f"{name} is missing"
@@ -57,14 +48,41 @@ def disagreement(forward: Forward, backward: Backward, device: torch.device) -> 
     return ""
 
 
-def _case(directions: int, length: int, channels: int, states: int) -> list[Tensor]:
-    """u, delta, A, B, C, D, delta_bias in float64 on the CPU, the same ones every time."""
+class FirstUse:
+    """The check of a back end at its first use, once per device."""
+
+    def __init__(self, forward: Forward, backward: Backward) -> None:
+        """Remember whose check it is."""
+        self._functions = forward, backward
+        self._verdicts: dict[torch.device, str] = {}
+
+    def __call__(self, device: torch.device) -> str:
+        """Why the back end must not be used on ``device``; "" when it passed its check there."""
+        if device not in self._verdicts:
+            self._verdicts[device] = self._verdict(device)
+        return self._verdicts[device]
+
+    def forget(self) -> None:
+        """Check again at the next use."""
+        self._verdicts.clear()
+
+    def _verdict(self, device: torch.device) -> str:
+        try:
+            wrong = disagreement(*self._functions, device)
+        except Exception as error:  # compilers, drivers and other packages raise what they like
+            return f"its kernels do not run on {device} ({type(error).__name__}: {error})"
+        return f"its kernels failed their check: {wrong}" if wrong else ""
+
+
+def _case(order: Tensor, channels: int, states: int) -> ScanArguments:
+    """Float64 on the CPU, the same one every time."""
     generator = torch.Generator().manual_seed(20240404)
+    directions, length = order.shape
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    return [
+    return ScanArguments(
         normal(2, length, channels),
         normal(2, directions, length, channels),
         -torch.exp(normal(directions, channels, states)),
@@ -72,4 +90,6 @@ def _case(directions: int, length: int, channels: int, states: int) -> list[Tens
         normal(2, directions, length, states),
         normal(directions, channels),
         normal(directions, channels) - 1,
-    ]
+        order,
+        delta_softplus=True,
+    )

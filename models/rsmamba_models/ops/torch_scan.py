@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsmamba_models.ops import torch_block as block
-from rsmamba_models.ops.reference import state_dtype
+from rsmamba_models.ops.arguments import ScanArguments
 
 _LOG2E = 1.4426950408889634
 _SEGMENT_STEPS = 256
@@ -48,19 +48,10 @@ _CPU = _Sizes(split=32_767, width=8_192, block=1 << 19)
 _GPU = _Sizes(split=1 << 22, width=1 << 20, block=1 << 26)
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> Tensor:
+def forward(arguments: ScanArguments) -> Tensor:
     """Scan a map along every direction and sum the results; see ``directional_scan``."""
-    scan = _Scan(u, delta, A, B, C, delta_bias, order, delta_softplus)
+    u, D = arguments.u, arguments.D
+    scan = _Scan(arguments)
     total = u.new_zeros(u.shape, dtype=scan.dtype)
     for part in scan.parts():
         scan.run(part, total.view(-1, u.shape[-1]))
@@ -69,20 +60,10 @@ def forward(
     return total.to(u.dtype)
 
 
-def backward(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor | None, ...]:
+def backward(grad_y: Tensor, arguments: ScanArguments) -> tuple[Tensor | None, ...]:
     """Gradients of ``forward``: ``(du, ddelta, dA, dB, dC, dD, dbias)``, None where not given."""
-    scan = _Scan(u, delta, A, B, C, delta_bias, order, delta_softplus)
+    u, delta, A, B, C, D, delta_bias = arguments[:7]
+    scan = _Scan(arguments)
     gy = grad_y.to(scan.dtype).contiguous()
     du, ddelta, dA, dB, dC = (
         torch.zeros(t.shape, dtype=scan.dtype, device=t.device) for t in (u, delta, A, B, C)
@@ -134,18 +115,9 @@ class _Index:
 class _Scan:
     """One call's tensors, flattened so that every gather is one of whole rows."""
 
-    def __init__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        delta_bias: Tensor | None,
-        order: Tensor,
-        delta_softplus: bool,
-    ) -> None:
-        self.dtype = state_dtype(u)
+    def __init__(self, arguments: ScanArguments) -> None:
+        u, delta, A, B, C, _, delta_bias, order, delta_softplus = arguments
+        self.dtype = arguments.state_dtype
         self.sizes = _CPU if u.device.type == "cpu" else _GPU
         self.batch, self.length = u.shape[:2]
         self.order = order.long()

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsmamba_models.ops.arguments import ScanArguments
+
 _LOG2E = math.log2(math.e)
 # Warps (of 32 channels) that fill a large GPU: 132 multiprocessors x 16. A constant, not the
 # device's own figure, so that chunks and thereby rounding depend on the shapes alone.
@@ -81,32 +83,27 @@ def opposite_pairs(order: Tensor) -> Tensor:
 class Weights:
     """What all samples of a batch share, in the dtype and layout that the kernels want."""
 
-    def __init__(
-        self,
-        A: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        order: Tensor,
-        delta_softplus: bool,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, scan: ScanArguments) -> None:
+        dtype, order = scan.state_dtype, scan.order
+        skip, bias = scan.D, scan.delta_bias
         self.dtype = dtype
         self.number_bytes = dtype.itemsize
         self.pairs = opposite_pairs(order)
         self.order = order.contiguous()
-        self.rates = (A.to(dtype) * _LOG2E).transpose(1, 2).contiguous()  # (K, N, D)
-        self.skip = None if D is None else D.to(dtype).contiguous()
-        self.bias = None if delta_bias is None else delta_bias.to(dtype).contiguous()
-        self.softplus = delta_softplus
+        self.rates = (scan.A.to(dtype) * _LOG2E).transpose(1, 2).contiguous()  # (K, N, D)
+        self.skip = None if skip is None else skip.to(dtype).contiguous()
+        self.bias = None if bias is None else bias.to(dtype).contiguous()
+        self.softplus = scan.delta_softplus
 
 
 class Scan:
     """One slice of a batch, and the launches that make up its passes."""
 
-    def __init__(self, weights: Weights, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> None:
+    def __init__(self, weights: Weights, whole: ScanArguments, part: slice) -> None:
         self.weights = weights
-        self.u, self.delta, self.B, self.C = u, delta, B, C
-        self.batch, self.length, self.channels = u.shape
+        self.u, self.delta = whole.u[part], whole.delta[part]
+        self.B, self.C = whole.B[part], whole.C[part]
+        self.batch, self.length, self.channels = self.u.shape
         self.directions, self.states = weights.rates.shape[:2]
         self.padded = 1 << max(0, self.states - 1).bit_length()
         self.pair_count = weights.pairs.shape[0]

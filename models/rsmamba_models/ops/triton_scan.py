@@ -30,8 +30,8 @@ from torch import Tensor
 
 from rsmamba_models.errors import BackendError
 from rsmamba_models.ops import triton_launch
-from rsmamba_models.ops.reference import state_dtype
-from rsmamba_models.ops.selfcheck import disagreement
+from rsmamba_models.ops.arguments import ScanArguments
+from rsmamba_models.ops.selfcheck import FirstUse
 from rsmamba_models.ops.triton_launch import Block, Scan, Weights
 
 TUNE = "RSMAMBA_TRITON_TUNE"
@@ -60,7 +60,7 @@ def why_not() -> str:
         return ""
     if not torch.cuda.is_available():
         return "there is no CUDA device"
-    return _failed_check(torch.device("cuda", torch.cuda.current_device()))
+    return _check(torch.device("cuda", torch.cuda.current_device()))
 
 
 def interpreted() -> bool:
@@ -68,47 +68,24 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> Tensor:
+def forward(arguments: ScanArguments) -> Tensor:
     """Scan a map along every direction and sum the results; see ``directional_scan``.
 
     Raises:
         BackendError: The tensors are not on a GPU, or this machine's kernels failed their check.
     """
-    _require(u.device)
-    with _on(u.device):
-        return _forward(u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    _require(arguments.u.device)
+    return _forward(arguments)
 
 
-def backward(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor | None, ...]:
+def backward(grad_y: Tensor, arguments: ScanArguments) -> tuple[Tensor | None, ...]:
     """Gradients of ``forward``: ``(du, ddelta, dA, dB, dC, dD, dbias)``, None where not given.
 
     Raises:
         BackendError: The tensors are not on a GPU, or this machine's kernels failed their check.
     """
-    _require(u.device)
-    with _on(u.device):
-        return _backward(grad_y, u, delta, A, B, C, D, delta_bias, order, delta_softplus)
+    _require(arguments.u.device)
+    return _backward(grad_y, arguments)
 
 
 @functools.cache
@@ -131,7 +108,7 @@ def _require(device: torch.device) -> None:
         return
     if device.type != "cuda":
         raise BackendError(f"the triton scan runs on a GPU; its input is on {device}")
-    if reason := _failed_check(device):
+    if reason := _check(device):
         raise BackendError(f"the triton scan is not usable: {reason}")
 
 
@@ -140,69 +117,41 @@ def _on(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-@functools.cache
-def _failed_check(device: torch.device) -> str:
-    """Why the kernels must not be used on a device, or "" when they passed their check."""
-    try:
-        with _on(device):
-            wrong = disagreement(_forward, _backward, device)
-    except Exception as error:  # compilers and drivers raise what they like
-        return f"its kernels do not run on {device} ({type(error).__name__}: {error})"
-    return f"its kernels failed their check: {wrong}" if wrong else ""
-
-
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> Tensor:
+def _forward(arguments: ScanArguments) -> Tensor:
+    u = arguments.u
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     if u.numel() == 0:
         return y
-    weights = Weights(A, D, delta_bias, order, delta_softplus, state_dtype(u))
-    sample = u[0].numel() * weights.pairs.shape[0] * weights.number_bytes
-    for part in _slices(u.shape[0], sample):
-        scan = Scan(weights, u[part], delta[part], B[part], C[part])
-        block = _block("forward", scan, functools.partial(scan.run, y[part]))
-        scan.run(y[part], block)
+    with _on(u.device):
+        weights = Weights(arguments)
+        sample = u[0].numel() * weights.pairs.shape[0] * weights.number_bytes
+        for part in _slices(u.shape[0], sample):
+            scan = Scan(weights, arguments, part)
+            block = _block("forward", scan, functools.partial(scan.run, y[part]))
+            scan.run(y[part], block)
     return y
 
 
-def _backward(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor | None, ...]:
+def _backward(grad_y: Tensor, arguments: ScanArguments) -> tuple[Tensor | None, ...]:
+    u, delta, A, B, C, D, delta_bias = arguments[:7]
     shaped = (u, delta, B, C)
     du, ddelta, dB, dC = (torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in shaped)
-    weights = Weights(A, D, delta_bias, order, delta_softplus, state_dtype(u))
-    dA, dbias = weights.rates.new_zeros(A.shape), weights.rates.new_zeros(A.shape[:2])
-    if u.numel():
-        grad_y = grad_y if grad_y.stride(-1) == 1 else grad_y.contiguous()
-        states = 2 * A.numel() * -(-u.shape[1] // triton_launch.BACKWARD_STEPS)
-        blocks = -(-u.shape[2] // 32)
-        sample = u[0].numel() * weights.pairs.shape[0] + states + 2 * blocks * B[0].numel()
-        for part in _slices(u.shape[0], sample * weights.number_bytes):
-            scan = Scan(weights, u[part], delta[part], B[part], C[part])
-            run = functools.partial(
-                scan.run_backward, grad_y[part], du[part], ddelta[part], dB[part], dC[part]
-            )
-            part_dA, part_dbias = run(_block("backward", scan, run))
-            dA += part_dA
-            dbias += part_dbias
+    with _on(u.device):
+        weights = Weights(arguments)
+        dA, dbias = weights.rates.new_zeros(A.shape), weights.rates.new_zeros(A.shape[:2])
+        if u.numel():
+            grad_y = grad_y if grad_y.stride(-1) == 1 else grad_y.contiguous()
+            states = 2 * A.numel() * -(-u.shape[1] // triton_launch.BACKWARD_STEPS)
+            blocks = -(-u.shape[2] // 32)
+            sample = u[0].numel() * weights.pairs.shape[0] + states + 2 * blocks * B[0].numel()
+            for part in _slices(u.shape[0], sample * weights.number_bytes):
+                scan = Scan(weights, arguments, part)
+                run = functools.partial(
+                    scan.run_backward, grad_y[part], du[part], ddelta[part], dB[part], dC[part]
+                )
+                part_dA, part_dbias = run(_block("backward", scan, run))
+                dA += part_dA
+                dbias += part_dbias
     dD = None
     if D is not None:
         # The skip weights of all directions meet the same sum.
@@ -210,6 +159,9 @@ def _backward(
         dD = both.to(D.dtype).expand(D.shape).contiguous()
     given = None if delta_bias is None else dbias.to(delta_bias.dtype)
     return du, ddelta, dA.to(A.dtype), dB, dC, dD, given
+
+
+_check = FirstUse(_forward, _backward)
 
 
 def _slices(batch: int, sample_bytes: int) -> list[slice]:
