@@ -1,6 +1,9 @@
 """What several test folders need: one thread, small scenes, an untrained checkpoint."""
 
+import importlib
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,16 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in [n for n in os.environ if n.startswith("RSMAMBA_")]:
         del os.environ[name]
+    if not torch.cuda.is_available():
+        _interpret_triton()
+
+
+def _interpret_triton() -> None:
+    """Import Triton in its interpreter's form, which is settled by whoever imports it first."""
+    if importlib.util.find_spec("triton") is not None and "triton" not in sys.modules:
+        os.environ["TRITON_INTERPRET"] = "1"
+        importlib.import_module("triton.language")
+        del os.environ["TRITON_INTERPRET"]
 
 
 @pytest.fixture

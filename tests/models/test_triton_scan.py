@@ -6,8 +6,6 @@ The interpreter takes about 20 ms a pixel and direction, so maps are tiny.
 
 import gc
 import importlib.util
-import os
-import sys
 
 import pytest
 import torch
@@ -20,15 +18,12 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 if torch.cuda.is_available():
     pytest.skip("a GPU is present: tests/gpu checks the compiled kernels", allow_module_level=True)
-if "triton" in sys.modules and not triton_scan.interpreted():
-    pytest.skip("triton was imported before its interpreter was asked for", allow_module_level=True)
 
-# Whether Triton's functions are interpreted is settled when they are defined.
-_before = os.environ.get("TRITON_INTERPRET")
-os.environ["TRITON_INTERPRET"] = "1"
-triton_launch._kernels()
-if _before is None:
-    del os.environ["TRITON_INTERPRET"]
+# Whether our kernels are interpreted is settled when they are defined; for Triton's own functions
+# tests/conftest.py has seen to it.
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("TRITON_INTERPRET", "1")
+    triton_launch._kernels()
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 

@@ -65,7 +65,6 @@ class Op:
         """The forms that can take ``tensor`` on this machine."""
         return tuple(name for name in self.forms if not self.why_not(name, tensor))
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def asked(self, requested: str | None) -> str | None:
         """What the caller, or else the environment, asks for; None is a free choice."""
         if requested in (None, "", AUTO):
