@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.errors import ArgumentsError
-from rsmamba_models.layers import DropPath
-from rsmamba_models.layers.causal import CausalConv1d
+from rsmamba_models.layers import CausalConv1d, DropPath
 from rsmamba_models.ops.mlstm import mlstm
 
 HEADS = 4

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rsmamba_models import ArgumentsError, create_model
-from rsmamba_models.layers.causal import CausalConv1d
+from rsmamba_models.layers import CausalConv1d
 from rsmamba_models.seg_lstm import BlockDiagonal, VisionLSTM
 
 PARAMETERS = {  # of the official code, with 7 and with 6 classes
@@ -167,13 +167,16 @@ def test_block_diagonal_is_what_its_name_says():
     torch.testing.assert_close(layer(x), x @ torch.block_diag(*layer.weight).T)
 
 
-def test_causal_convolution_is_a_padded_depthwise_one():
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("taps", "tokens"), [(4, 9), (4, 2), (1, 9)])
+def test_causal_convolution_is_a_padded_depthwise_one(taps, tokens, training):
     torch.manual_seed(0)
-    layer = CausalConv1d(6, 4)
-    x = torch.randn(2, 9, 6)
-    padded = torch.nn.functional.pad(x.mT, (3, 0))
+    layer = CausalConv1d(6, taps)
+    x = torch.randn(2, tokens, 12)[..., :6]  # half of a wider projection
+    padded = torch.nn.functional.pad(x.mT, (taps - 1, 0))
     wanted = torch.nn.functional.conv1d(padded, layer.weight, layer.bias, groups=6).mT
-    torch.testing.assert_close(layer(x), wanted)
+    with torch.set_grad_enabled(training):
+        torch.testing.assert_close(layer(x), wanted)
 
 
 @pytest.mark.parametrize(

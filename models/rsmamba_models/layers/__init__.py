@@ -1,6 +1,7 @@
 """Building blocks that several families share."""
 
 from rsmamba_models.layers.basic import DropPath, Mlp, linear_init_
+from rsmamba_models.layers.causal import CausalConv1d
 from rsmamba_models.layers.conv import (
     BatchNorm2d,
     ConvNormAct,
@@ -14,6 +15,7 @@ from rsmamba_models.layers.sizes import crop, pad_to, pad_to_multiple, resize
 
 __all__ = [
     "BatchNorm2d",
+    "CausalConv1d",
     "ConvNormAct",
     "DepthwiseConv",
     "Downsample",
