@@ -7,16 +7,18 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+CARDS_ARGS ?=
 
 BIN := $(VENV)/bin
 SOURCES := $(wildcard pyproject.toml setup.py constraints.txt models/rsmamba_models/ops/csrc/*)
 
-.PHONY: help demo bench test test-all faults lint format clean
+.PHONY: help demo bench cards test test-all faults lint format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      make a scene pair, predict it, detect change (in rsmamba-demo/)"
 	@echo "make bench     measure speed and memory here, into docs/benchmarks.md"
+	@echo "make cards     write models/README.md, measuring what is missing (CARDS_ARGS=--render: nothing)"
 	@echo "make test      run the tests"
 	@echo "make test-all  run the tests, the slow ones too"
 	@echo "make faults    hundreds of kills, full disks, damaged and missing blocks, and a count"
@@ -29,6 +31,9 @@ demo: $(VENV)/.stamp-test
 
 bench: $(VENV)/.stamp-test
 	$(BIN)/rsmamba bench all --markdown docs/benchmarks.md $(BENCH_ARGS)
+
+cards: $(VENV)/.stamp-test
+	$(BIN)/python -m rsmamba_cli.bench.zoo $(CARDS_ARGS)
 
 test: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

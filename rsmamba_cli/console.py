@@ -167,6 +167,12 @@ class Console:
             self._print(Text(title, style="bold"))
         self._print(table)
 
+    def markdown(self, text: str) -> None:
+        """Print Markdown, laid out for reading."""
+        from rich.markdown import Markdown
+
+        self._print(Markdown(text, hyperlinks=sys.stdout.isatty()))
+
     def _print(self, renderable: object) -> None:
         from rich.console import Console as RichConsole
 

@@ -282,11 +282,7 @@ def _model(sizes: Sizes) -> Workload:
     def images() -> tuple[Tensor, ...]:
         # Made in the first run, so that a measurement of memory counts them.
         random = torch.Generator().manual_seed(0)
-        count = 2 if model.task == "change" else 1
-        return tuple(
-            torch.randn(1, int(model.in_chans), side, side, generator=random)  # type: ignore[arg-type]
-            for _ in range(count)
-        )
+        return tuple(torch.randn(shape, generator=random) for shape in image_shapes(model, side))
 
     def with_back_end(back_end: str) -> Callable[[], Tensor]:
         def run() -> Tensor:
@@ -312,6 +308,14 @@ def _model(sizes: Sizes) -> Workload:
     if loops:
         forms["step loop"] = Form(_inference(with_loop))
     return Workload(forms)
+
+
+def image_shapes(model: nn.Module, side: int) -> list[tuple[int, ...]]:
+    """Shapes of what a model is called with: a batch of one."""
+    bands: Any = model.in_chans
+    if model.task == "change":
+        bands = (bands, bands)
+    return [(1, n, side, side) for n in ((bands,) if isinstance(bands, int) else bands)]
 
 
 def _inference(call: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -1,11 +1,12 @@
-"""``rsmamba models``: the architectures."""
+"""``rsmamba models``: the architectures, and the card of one."""
 
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags
-from rsmamba_cli.console import running
+from rsmamba_cli.console import Console, running
 from rsmamba_cli.errors import InputError
 
 app = command_app()
@@ -14,6 +15,7 @@ _INPUTS = {
     "segmentation": "one image",
     "change": "two dates",
     "multimodal": "optical and SAR",
+    "classification": "one image",
 }
 
 
@@ -24,18 +26,27 @@ def models(
     pattern: Annotated[
         str,
         typer.Argument(
-            metavar="PATTERN", help="Part of the names, or a pattern such as 'rsm_cd_*'."
+            metavar="NAME|PATTERN",
+            help="A name, for its card; part of the names, or a pattern such as 'rsm_cd_*'.",
         ),
     ] = "*",
     out: Output,
 ) -> None:
-    """List the architectures."""
-    with running(**out.settings()) as console:
-        from rsmamba_models import list_models, model_info
+    """List the architectures, or show what is known of one.
 
-        infos = [model_info(name) for name in list_models(pattern)]
-        if not infos:
+    The card of a name says what it is good at and takes, what it costs, where official scores and
+    weights are from, and what differs from the official code.
+    """
+    with running(**out.settings()) as console:
+        from rsmamba_models import UnknownModelError, list_models, model_info
+
+        names = list_models(pattern)
+        with suppress(UnknownModelError):
+            _show_card(console, model_info(pattern))
+            return
+        if not names:
             raise InputError(f"no architecture matches {pattern!r}; `rsmamba models` lists all")
+        infos = [model_info(name) for name in names]
         rows = [
             (
                 info["name"],
@@ -52,3 +63,26 @@ def models(
                 ("name", "task", "inputs", "parameters", "paper"), rows, right=("parameters",)
             ),
         )
+
+
+def _show_card(console: Console, info: dict[str, Any]) -> None:
+    from dataclasses import asdict
+
+    from rsmamba_models.zoo.cards import costs, read_card, read_measured, to_markdown
+
+    name, card = info["name"], read_card(info["family"])
+    facts = {
+        "tasks": ", ".join(info["tasks"]),
+        "inputs": _INPUTS[info["task"]],
+        **costs(name),
+        "parameters": f"{info['parameters'] / 1e6:.2f} M",
+        "official scores": card.scores.get(name, ""),
+    }
+
+    def show() -> None:
+        console.properties(name, facts)
+        console.markdown(to_markdown(card, table=False))
+
+    console.result(
+        [{**info, "measured": read_measured().get(name, {}), "card": asdict(card)}], show
+    )
