@@ -65,6 +65,7 @@ def run_bench(
     on_event: EventHandler = ignore_events,
     *,
     limits: Callable[[], Limits] = measure_limits,
+    save: Callable[[Report], None] | None = None,
 ) -> Report:
     """Measure cases on this machine.
 
@@ -76,6 +77,8 @@ def run_bench(
         options: How to run.
         on_event: Gets progress, and a warning when the machine is busy with something else.
         limits: How the machine's limits are measured.
+        save: Gets the report of what is done after every case, so that a run of many minutes that
+            is stopped leaves something.
     """
     options = options or BenchOptions()
     if not options.memory:
@@ -88,28 +91,33 @@ def run_bench(
                 "last minute): the timings will be too long and the ratios uncertain"
             )
         )
+    drafts: list[tuple[Record, Floor]] = []
+
+    def report(reached: Limits) -> Report:
+        return Report(
+            command=options.command,
+            scale=options.scale.value,
+            threads=options.threads,
+            machine=machine,
+            limits=reached,
+            records=tuple(bounded(record, floor, reached) for record, floor in drafts),
+        )
+
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
         on_event(Started(_STAGE, total=len(specs), unit="case"))
         reached = limits()
-        drafts: list[tuple[Record, Floor]] = []
         for spec in specs:
             drafts += _run_case(spec, options, machine.cores, on_event)
+            if save is not None:
+                save(report(reached))
         torch.set_num_threads(options.threads)
         reached = reached.best(limits())
     finally:
         torch.set_num_threads(before)
-    records = tuple(bounded(record, floor, reached) for record, floor in drafts)
-    on_event(Finished(_STAGE, f"{len(records)} measurements of {len(specs)} cases"))
-    return Report(
-        command=options.command,
-        scale=options.scale.value,
-        threads=options.threads,
-        machine=machine,
-        limits=reached,
-        records=records,
-    )
+    on_event(Finished(_STAGE, f"{len(drafts)} measurements of {len(specs)} cases"))
+    return report(reached)
 
 
 def describe_machine() -> Machine:

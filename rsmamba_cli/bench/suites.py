@@ -46,7 +46,7 @@ class Spec:
     timed: bool = True
 
 
-_SCANS: Mapping[str, Mapping[str, int | str]] = MappingProxyType(
+SCANS: Mapping[str, Mapping[str, int | str]] = MappingProxyType(
     {
         "s1": {"order": "cross", "channels": 96, "states": 16, "side": 64},
         "s2": {"order": "cross", "channels": 192, "states": 16, "side": 128},
@@ -55,7 +55,12 @@ _SCANS: Mapping[str, Mapping[str, int | str]] = MappingProxyType(
         "n64": {"order": "raster", "channels": 128, "states": 64, "side": 128},
     }
 )
+MLSTM_SIZES: Mapping[str, int | str] = MappingProxyType({"heads": 4, "head": 192, "tokens": 4096})
+ATTENTION_SIZES: Mapping[str, int | str] = MappingProxyType(
+    {"heads": 4, "head": 32, "window": 9, "side": 64}
+)
 _QUICK_SIDE = 24
+_QUICK_TOKENS = 512
 
 
 def ops_suite(scale: Scale) -> tuple[Spec, ...]:
@@ -63,7 +68,7 @@ def ops_suite(scale: Scale) -> tuple[Spec, ...]:
     quick = scale is Scale.quick
     specs = []
     for direction in ("forward", "backward"):
-        for name, sizes in _SCANS.items():
+        for name, sizes in SCANS.items():
             side = min(int(sizes["side"]), _QUICK_SIDE) if quick else sizes["side"]
             looped = ("step loop",) if direction == "forward" and name != "n1b" else ()
             specs.append(
@@ -76,22 +81,17 @@ def ops_suite(scale: Scale) -> tuple[Spec, ...]:
                 )
             )
     # The step loop's gradients take time and memory quadratic in the length: only here, short.
-    training = {**_SCANS["s1"], "side": 8 if quick else 16}
+    training = {**SCANS["s1"], "side": 8 if quick else 16}
     specs.append(Spec("ops", "scan training step", "scan_training", {"batch": 1, **training}))
 
-    mlstm: dict[str, int | str] = {"heads": 4, "head": 192, "tokens": 512 if quick else 4096}
+    mlstm = {**MLSTM_SIZES, **({"tokens": _QUICK_TOKENS} if quick else {})}
     specs.append(Spec("ops", "mLSTM", "mlstm", mlstm, memory=("parallel", "chunkwise")))
     longer = {Scale.quick: (), Scale.normal: (16384,), Scale.full: (16384, 65536)}[scale]
     for tokens in longer:
         sizes = {**mlstm, "tokens": tokens}
         specs.append(Spec("ops", "mLSTM", "mlstm", sizes, memory=("chunkwise",), timed=False))
 
-    attention: dict[str, int | str] = {
-        "heads": 4,
-        "head": 32,
-        "window": 9,
-        "side": _QUICK_SIDE if quick else 64,
-    }
+    attention = {**ATTENTION_SIZES, **({"side": _QUICK_SIDE} if quick else {})}
     specs.append(
         Spec(
             "ops",

@@ -5,6 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rsmamba_cli.bench.records import Record, Report
+from rsmamba_cli.bench.targets import verdicts
 from rsmamba_cli.errors import OutputError
 
 BEGIN = "<!-- bench:begin (written by `rsmamba bench --markdown`; changes here are lost) -->"
@@ -20,6 +21,9 @@ COLUMNS = (
     "difference",
 )
 NUMBERS = ("median", "runs", "peak memory", "difference")
+TARGETS = "targets"
+TARGET_COLUMNS = ("work", "held against", "reached", "aim", "verdict")
+TARGET_NUMBERS = ("reached", "aim")
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
@@ -44,6 +48,18 @@ def tables(report: Report) -> list[tuple[str, list[tuple[str, ...]]]]:
             before = case
         found.append((group, rows))
     return found
+
+
+def target_rows(report: Report) -> list[tuple[str, ...]]:
+    """Rows of cells under ``TARGET_COLUMNS``; none if the run has no case at a target's sizes."""
+    rows: list[tuple[str, ...]] = []
+    for verdict in verdicts(report):
+        target = verdict.target
+        reached = "" if verdict.reached is None else f"{_digits(verdict.reached)} {target.unit}"
+        aim = f"{'at most' if target.most else 'at least'} {target.aim:g} {target.unit}"
+        words = {True: "met", False: "not met", None: "not measured"}[verdict.met]
+        rows.append((verdict.work, target.peer, reached, aim, words))
+    return rows
 
 
 def facts(report: Report) -> dict[str, str]:
@@ -91,9 +107,9 @@ def to_markdown(report: Report) -> str:
         for name, text in facts(report).items()
         if text
     ]
-    for title, rows in tables(report):
-        lines += ["", f"### {title}", "", _row(COLUMNS)]
-        lines.append(_row(["---:" if name in NUMBERS else "---" for name in COLUMNS], plain=True))
+    for title, columns, numbers, rows in _all_tables(report):
+        lines += ["", f"### {title}", "", _row(columns)]
+        lines.append(_row(["---:" if name in numbers else "---" for name in columns], plain=True))
         lines += [_row(row) for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -109,13 +125,13 @@ def to_html(report: Report) -> str:
     for name, text in facts(report).items():
         parts.append(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>")
     parts.append("</table>")
-    for title, rows in tables(report):
-        heads = "".join(f"<th{_class(name)}>{escape(name)}</th>" for name in COLUMNS)
+    for title, columns, numbers, rows in _all_tables(report):
+        heads = "".join(f"<th{_class(name, numbers)}>{escape(name)}</th>" for name in columns)
         parts.append(f"<h2>{escape(title)}</h2><table><thead><tr>{heads}</tr></thead><tbody>")
         for row in rows:
             cells = "".join(
-                f"<td{_class(name)}>{escape(cell)}</td>"
-                for name, cell in zip(COLUMNS, row, strict=True)
+                f"<td{_class(name, numbers)}>{escape(cell)}</td>"
+                for name, cell in zip(columns, row, strict=True)
             )
             kind = ' class="case"' if row[0] else ""
             parts.append(f"<tr{kind}>{cells}</tr>")
@@ -180,5 +196,14 @@ def _row(cells: list[str] | tuple[str, ...], *, plain: bool = False) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def _class(column: str) -> str:
-    return ' class="n"' if column in NUMBERS else ""
+def _class(column: str, numbers: tuple[str, ...]) -> str:
+    return ' class="n"' if column in numbers else ""
+
+
+def _all_tables(
+    report: Report,
+) -> list[tuple[str, tuple[str, ...], tuple[str, ...], list[tuple[str, ...]]]]:
+    """Title, columns, columns of numbers and rows of the targets, then of every group."""
+    targets = target_rows(report)
+    first = [(TARGETS, TARGET_COLUMNS, TARGET_NUMBERS, targets)] if targets else []
+    return first + [(title, COLUMNS, NUMBERS, rows) for title, rows in tables(report)]

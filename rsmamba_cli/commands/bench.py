@@ -160,8 +160,16 @@ def _run(what: str, models: Sequence[str], measuring: Measuring) -> None:
             memory=measuring.memory,
             command=_command(what, measuring),
         )
-        report = run_bench(_suite(what, models, scale), options, console.on_event)
+        partial = _partial(measuring)
+        report = run_bench(
+            _suite(what, models, scale),
+            options,
+            console.on_event,
+            save=None if partial is None else lambda so_far: _write(partial, _json(so_far)),
+        )
         _write_outputs(report, measuring)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
         console.result(report.model_dump(mode="json"), lambda: _show(console, report))
 
 
@@ -206,11 +214,22 @@ def _write_outputs(report: "Report", measuring: Measuring) -> None:
     from rsmamba_cli.bench.tables import put_between_markers, to_html, to_markdown
 
     if measuring.json_file not in (None, Path("-")):
-        _write(measuring.json_file, report.model_dump_json(indent=2) + "\n")
+        _write(measuring.json_file, _json(report))
     if measuring.html is not None:
         _write(measuring.html, to_html(report))
     if measuring.markdown is not None:
         _write(measuring.markdown, put_between_markers(to_markdown(report), measuring.markdown))
+
+
+def _json(report: "Report") -> str:
+    return report.model_dump_json(indent=2) + "\n"
+
+
+def _partial(measuring: Measuring) -> Path | None:
+    """Where the cases that are done are kept until all are."""
+    if measuring.json_file in (None, Path("-")):
+        return None
+    return measuring.json_file.with_name(f"{measuring.json_file.name}.partial")
 
 
 def _write(path: Path, text: str) -> None:
@@ -232,8 +251,11 @@ def _write(path: Path, text: str) -> None:
 
 
 def _show(console: Console, report: "Report") -> None:
-    from rsmamba_cli.bench.tables import COLUMNS, NUMBERS, case_tables, facts
+    from rsmamba_cli.bench import tables
 
-    console.properties("bench", facts(report))
-    for title, rows in case_tables(report):
-        console.table(COLUMNS[1:], rows, title=title, right=NUMBERS)
+    console.properties("bench", tables.facts(report))
+    for title, rows in tables.case_tables(report):
+        console.table(tables.COLUMNS[1:], rows, title=title, right=tables.NUMBERS)
+    if rows := tables.target_rows(report):
+        right = tables.TARGET_NUMBERS
+        console.table(tables.TARGET_COLUMNS, rows, title=tables.TARGETS, right=right)

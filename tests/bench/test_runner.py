@@ -178,3 +178,10 @@ def test_resident_memory_follows_an_allocation() -> None:
     block = torch.ones(1 << 24)
     assert peak_bytes() - before > 0.9 * block.numel() * 4
     assert available_bytes() is None or available_bytes() > 0
+
+
+def test_what_is_done_is_saved_after_every_case() -> None:
+    saved = []
+    report = bench(*TINY[:2], save=saved.append)
+    assert [len({r.case for r in s.records}) for s in saved] == [1, 2]
+    assert saved[-1] == report
