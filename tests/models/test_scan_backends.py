@@ -14,6 +14,7 @@ from rsmamba_models.ops import (
     resolve_backend,
     selective_scan,
     torch_scan,
+    traceable,
 )
 from rsmamba_models.ops.arguments import ScanArguments
 from rsmamba_models.ops.backends import SCAN
@@ -80,6 +81,16 @@ def test_torch_equals_reference_with_gradients(shape, seed, softplus, extras):
     for name, f, w in zip(NAMES, found, wanted, strict=True):
         assert (f is None) == (w is None), name
         assert f is None or relative(f, w) < 1e-12, name
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 200, 64 * 64 + 1])
+def test_the_traceable_form_equals_the_reference(length):
+    scan = ScanArguments(*problem(2, 2, length, 3, 2))
+    expected = reference.forward(scan)
+    assert relative(traceable.forward(scan), expected) < 1e-13
+    found = traceable.backward(expected.cos(), scan)
+    wanted = torch_scan.backward(expected.cos(), scan)
+    assert max(map(relative, found, wanted)) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -258,7 +269,7 @@ class TestResolver:
 
     def test_unknown_names_list_the_known_ones(self, monkeypatch):
         monkeypatch.setenv("RSMAMBA_SCAN", "fast")
-        with pytest.raises(BackendError, match=r"RSMAMBA_SCAN.*known: reference, torch"):
+        with pytest.raises(BackendError, match=r"RSMAMBA_SCAN.*known: reference, traceable, torch"):
             resolve_backend("directional_scan", torch.zeros(1))
 
     def test_an_unusable_backend_says_why(self, monkeypatch):

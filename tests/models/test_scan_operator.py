@@ -8,7 +8,8 @@ from rsmamba_models.ops import directional_scan, scan_order
 from rsmamba_models.ops.backends import SCAN
 from rsmamba_models.rs_mamba import OmniBlock
 
-FAST = [name for name in SCAN.usable(torch.zeros(1)) if name != "reference"]
+PLAIN = ("reference", "traceable")
+FAST = [name for name in SCAN.usable(torch.zeros(1)) if name not in PLAIN]
 
 
 def arguments(backend, dtype=torch.float32, optional=True, grad=True):
@@ -84,6 +85,16 @@ def test_a_model_exports_and_comes_back(nano, tmp_path):
     loaded = torch.export.load(tmp_path / "nano.pt2").module()
     with torch.no_grad():
         assert torch.allclose(loaded(x), nano(x), atol=1e-5)
+
+
+def test_the_traceable_form_leaves_plain_operators_only(nano, monkeypatch):
+    monkeypatch.setenv("RSMAMBA_SCAN", "traceable")
+    x = torch.randn(1, 3, 40, 33)
+    program = torch.export.export(nano.eval(), (x,))
+    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not [name for name in operators if not name.startswith(("aten.", "<built-in"))]
+    with torch.no_grad():
+        assert torch.allclose(program.module()(x), nano(x), atol=1e-5)
 
 
 def test_tracing_leaves_no_fake_table_in_the_cache(nano):

@@ -97,6 +97,7 @@ class Op:
 
 _SCAN_MODULES = {
     "reference": "rsmamba_models.ops.reference",
+    "traceable": "rsmamba_models.ops.traceable",
     "torch": "rsmamba_models.ops.torch_scan",
     "native": "rsmamba_models.ops.native",
     "triton": "rsmamba_models.ops.triton_scan",
@@ -156,6 +157,7 @@ SCAN = Op(
     MappingProxyType(
         {
             "reference": Form(),
+            "traceable": Form(),
             "torch": Form(),
             "native": Form(_module("native"), _float32_cpu),
             "triton": Form(_module("triton"), _gpu_or_interpreter),

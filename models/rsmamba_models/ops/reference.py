@@ -9,6 +9,7 @@ code (zero-order hold for A, Euler for B)::
     y_t    = C_t h_t + D u_t
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -52,14 +53,21 @@ def _recurrence(u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
 
 def backward(grad_y: Tensor, scan: ScanArguments) -> tuple[Tensor | None, ...]:
     """Gradients of ``forward`` by autograd: ``(du, ddelta, dA, dB, dC, dD, dbias)``."""
+    return differentiate(forward, grad_y, scan)
 
-    def differentiate() -> tuple[Tensor | None, ...]:
+
+def differentiate(
+    function: Callable[[ScanArguments], Tensor], grad_y: Tensor, scan: ScanArguments
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a scan by autograd, in the order of ``scan.differentiable``."""
+
+    def run() -> tuple[Tensor | None, ...]:
         leaves = [None if t is None else t.detach().requires_grad_() for t in scan.differentiable]
-        y = forward(scan.with_differentiable(leaves))
+        y = function(scan.with_differentiable(leaves))
         given = [t for t in leaves if t is not None]
         found = iter(torch.autograd.grad(y, given, grad_y, materialize_grads=True))
         return tuple(None if t is None else next(found) for t in leaves)
 
     # Inside an operator autograd is off for the calling thread.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(differentiate).result()
+        return thread.submit(run).result()

@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsmamba_models.errors import ArgumentsError
-from rsmamba_models.ops import reference
+from rsmamba_models.ops import reference, traceable
 from rsmamba_models.ops.arguments import ScanArguments
 from rsmamba_models.ops.backends import SCAN, load_backend
+
+# Plain operators, which any tracer sees through; the others are one operator to it.
+_PLAIN = {"reference": reference, "traceable": traceable}
 
 
 def directional_scan(
@@ -62,8 +65,9 @@ def directional_scan(
         name = SCAN.asked(backend) or ""
     else:
         name = SCAN.resolve(u, backend)
-    if name == "reference":
-        return reference.forward(scan)
+    if name in _PLAIN:
+        plain: Tensor = _PLAIN[name].forward(scan)
+        return plain
     tensors = [_last_contiguous(t) for t in (u, delta, A, B, C)]
     y: Tensor = _directional_scan(*tensors, D, delta_bias, order, delta_softplus, name)
     return y
