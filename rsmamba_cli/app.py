@@ -15,7 +15,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train a model on a dataset.",
     "pretrain": "Train an encoder to tell the classes of whole images.",
     "eval": "Measure a checkpoint on a dataset, or one map against another.",
-    "models": "List the architectures.",
+    "models": "List the architectures, or show what is known of one.",
     "datasets": "List, prepare and check datasets.",
     "checkpoint": "Look into checkpoints and import official ones.",
     "info": "Show what the toolkit sees in a scene or in one of its masks.",

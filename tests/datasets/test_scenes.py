@@ -20,7 +20,7 @@ from rsmamba_cli.datasets.scenes.truth import near_borders
 from rsmamba_cli.errors import DatasetError
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.vector_files import Features, write_features
-from rsmamba_cli.training import train
+from rsmamba_cli.training import TrainConfig, train
 from rsmamba_cli.training.recipe_files import validate_config
 
 SIZE = 256
@@ -268,5 +268,5 @@ def test_training_on_scenes_draws_balanced_windows(area: Path, tmp_path: Path) -
         "loss": {"class_weights": "auto"},
         "loop": {"steps": 3, "epochs": None, "device": "cpu", "pictures": 0},
     }
-    result = train(validate_config(content, "test"), tmp_path / "run")
+    result = train(validate_config(content, "test", TrainConfig), tmp_path / "run")
     assert (tmp_path / "run/last.safetensors").exists() and result is not None
