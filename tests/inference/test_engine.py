@@ -179,7 +179,7 @@ def peak_of(height, width=96):
 def test_memory_does_not_grow_with_height():
     peak_of(400)
     low, high = peak_of(400), peak_of(4000)
-    # What grows are lists of windows, some hundred bytes for each row of them, and what is in flight
+    # What grows are lists of windows, some hundred bytes a row of them, and what is in flight
     # between the stages varies by tens of kilobytes; one band of the added rows would be 1.4 MB.
     assert high - low < (4000 - 400) * 96 * 4 / 10
 
