@@ -88,6 +88,8 @@ def run_on_pool(
                     pool.submit(chunks())
                 continue
             computed += sum(result.computed for result in results)
+            for warning in (text for result in results for text in result.warnings):
+                on_event(Warned(warning, essential=True))
             found = _noted(store, windows_of, on_event)
             waiting -= found
             if found or results:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsmamba_cli.errors import CheckpointError, DeviceError
+from rsmamba_cli.events import EventHandler, Warned, ignore_events
 from rsmamba_cli.inference.forecast import held_bytes
 from rsmamba_cli.inference.sampler import Place, samples, window_noise
 from rsmamba_models import CheckpointMeta, ModelsError
@@ -48,7 +49,8 @@ class Predictor:
     """A model with its device, precision and batch shape.
 
     Every forward pass has the same batch size (the last one is padded by repeating a window), so
-    that a window's answer does not depend on which others were computed with it.
+    that a window's answer does not depend on which others were computed with it. Where the device
+    runs out of memory, that size is halved for good.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Predictor:
         batch_size: int = 1,
         tta: Tta = "none",
         seed: int = 0,
+        on_event: EventHandler = ignore_events,
     ) -> None:
         """Move the model to its device.
 
@@ -72,6 +75,7 @@ class Predictor:
             tta: average over "flip" (4) or "d4" (8) views, each turned back exactly. The noise
                 of a diffusion model is turned along: it belongs to the place, as the image does.
             seed: of the noise that a diffusion model starts from.
+            on_event: told when the device turns out to be too small for the batches.
         """
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
@@ -80,6 +84,8 @@ class Predictor:
         self.batch_size = batch_size
         self.classes = len(meta.classes)
         self.seed = seed
+        self._at_once = batch_size
+        self._on_event = on_event
         self._views = _views(tta)
 
     def __call__(self, arrays: Sequence[Floats], places: Sequence[Place] | None = None) -> Floats:
@@ -95,41 +101,65 @@ class Predictor:
 
         Raises:
             CheckpointError: the model's output does not fit its metadata.
-            DeviceError: the device is out of memory.
+            DeviceError: the device is out of memory even with one window.
             ValueError: a diffusion model was given no places.
         """
         if places is None and samples(self.model):
             raise ValueError("a model that samples needs to know the places of its windows")
-        count, size = len(arrays[0]), self.batch_size
-        parts = [
-            self._batch([a[i : i + size] for a in arrays], (places or ())[i : i + size])
-            for i in range(0, count, size)
-        ]
+        parts: list[Floats] = []
+        done, count = 0, len(arrays[0])
+        while done < count:
+            batch = slice(done, done + self._at_once)
+            part = self._batch([a[batch] for a in arrays], (places or ())[batch])
+            if part is None:
+                self._on_event(Warned(self._halve(), essential=True))
+                continue
+            parts.append(part)
+            done += len(part)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _batch(self, arrays: Sequence[Floats], places: Sequence[Place]) -> Floats:
+    def _batch(self, arrays: Sequence[Floats], places: Sequence[Place]) -> Floats | None:
+        """The answers to at most as many windows as are computed at once; None: out of memory."""
         count = len(arrays[0])
         inputs = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
-        missing = self.batch_size - count
+        missing = self._at_once - count
         if missing:
             inputs = [torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) for x in inputs]
         noise = None
         if samples(self.model):
             padded = [*places, *[places[-1]] * missing]
             drawn = window_noise(self.model, self.seed, padded, *inputs[0].shape[-2:])
-            noise = torch.from_numpy(drawn).to(self.device)
+            noise = torch.from_numpy(drawn)
         try:
             with torch.inference_mode(), self._autocast():
-                probabilities = self._averaged([x.to(self.device) for x in inputs], noise)
+                there = None if noise is None else noise.to(self.device)
+                probabilities = self._averaged([x.to(self.device) for x in inputs], there)
             return probabilities[:count].cpu().numpy()
         except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self.device}: out of memory with batches of {self.batch_size} windows of "
-                f"{arrays[0].shape[-2]} x {arrays[0].shape[-1]} pixels; use a smaller --batch-size "
-                "or --tile"
-            ) from error
+            if self._at_once == 1:
+                raise DeviceError(
+                    f"{self.device}: out of memory with a single window of {arrays[0].shape[-2]} x "
+                    f"{arrays[0].shape[-1]} pixels; use a smaller --tile"
+                ) from error
         except ModelsError as error:
             raise CheckpointError(str(error)) from error
+        # By now the error is gone, and with it the tensors that its frames held.
+        return None
+
+    def _halve(self) -> str:
+        """Compute fewer windows at once from now on; returns what to tell the user.
+
+        The batches of the plan stay, and are gone through in parts: that moves no more than
+        roundings, and what was computed before keeps its worth.
+        """
+        before, self._at_once = self._at_once, -(-self._at_once // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return (
+            f"{self.device}: out of memory with {before} windows at once; going on with "
+            f"{self._at_once}. Roundings may differ from a run that fits; --batch-size "
+            f"{self._at_once} does the same from the start."
+        )
 
     def memory_forecast(self, bands: Sequence[int], shape: tuple[int, int]) -> int:
         """About the memory that the model takes for its batches: weights, and all in between.

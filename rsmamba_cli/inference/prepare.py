@@ -13,7 +13,7 @@ import torch
 
 import rsmamba_cli
 from rsmamba_cli.errors import InputError
-from rsmamba_cli.events import EventHandler, Warned
+from rsmamba_cli.events import EventHandler, Warned, ignore_events
 from rsmamba_cli.inference.checkpoint import checkpoint_path, load_model, read_task_meta
 from rsmamba_cli.inference.checks import georeference_warning, input_warnings, working_grid
 from rsmamba_cli.inference.device import resolve_device, resolve_precision
@@ -90,8 +90,11 @@ class Prepared:
         """What the blocks of this run are filed under."""
         return block_id(self.plan.description, self.plan.layout)
 
-    def predictor(self) -> Predictor:
+    def predictor(self, on_event: EventHandler = ignore_events) -> Predictor:
         """Load the model on to its device.
+
+        Args:
+            on_event: told when the device turns out to be too small for the batches.
 
         Raises:
             CheckpointError: damaged, or changed since its metadata was read.
@@ -109,6 +112,7 @@ class Prepared:
             self.plan.batch_size,
             self.options.tta,
             seed,
+            on_event,
         )
 
     def memory_forecast(self) -> int:

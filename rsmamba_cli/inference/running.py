@@ -95,7 +95,7 @@ def run(
                 if chunks and not compute:
                     raise ResumeError(_unfinished(prepared, store))
                 engine = _engine(prepared, task, paths, store, devices, on_event, check)
-                predictor = LazyPredictor(prepared.predictor)
+                predictor = LazyPredictor(lambda: prepared.predictor(on_event))
                 computed = engine.run(prepared.plan, predictor, store, chunks)
                 if options.shard is not None:
                     details |= _shard_details(store, options.shard)

@@ -11,10 +11,11 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rsmamba_cli.errors import Interrupted, OutputError, ResumeError
-from rsmamba_cli.events import ignore_events
+from rsmamba_cli.events import Event, Warned, ignore_events
 from rsmamba_cli.inference.engine import InProcessEngine
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.plan import Chunk
@@ -58,11 +59,13 @@ class ChunkResult:
         chunk: the chunk.
         computed: windows that went through the model.
         where: host and process.
+        warnings: what the user should know.
     """
 
     chunk: Chunk
     computed: int
     where: str
+    warnings: tuple[str, ...] = ()
 
 
 class _Opened(threading.local):
@@ -73,6 +76,7 @@ class _Opened(threading.local):
     prepared: Prepared | None = None
     predictor: LazyPredictor | None = None
     store: Blocks | None = None
+    warnings: tuple[str, ...] = ()
 
 
 _opened = _Opened()
@@ -114,7 +118,14 @@ def compute_chunk(
     engine = InProcessEngine(prepared.source, ignore_events, still_wanted)
     with gdal_settings(prepared.cache_bytes):
         computed = engine.run(prepared.plan, predictor, store, [replace(chunk, bands=bands)])
-    return ChunkResult(chunk, computed, worker_name())
+    warnings, _opened.warnings = _opened.warnings, ()
+    return ChunkResult(chunk, computed, worker_name(), warnings)
+
+
+def _note(event: Event) -> None:
+    """Keep a warning for the result of the chunk."""
+    if isinstance(event, Warned):
+        _opened.warnings = (*_opened.warnings, f"{worker_name()}: {event.message}")
 
 
 def worker_name() -> str:
@@ -146,7 +157,8 @@ def _open(spec: RunSpec, device: str | None) -> tuple[Prepared, LazyPredictor, B
                 )
             stack.pop_all()
         _opened.prepared = prepared
-        _opened.predictor = LazyPredictor(prepared.predictor)
+        _opened.warnings = ()
+        _opened.predictor = LazyPredictor(partial(prepared.predictor, _note))
         _opened.store = store
         _opened.spec, _opened.device = spec, device
     assert _opened.prepared and _opened.predictor and _opened.store

@@ -116,8 +116,39 @@ def test_running_out_of_memory_says_what_to_do():
         def forward(self, x):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(DeviceError, match="--batch-size"):
-        Predictor(Greedy(), meta_of(3, 2))([windows()])
+    with pytest.raises(DeviceError, match="--tile"):
+        Predictor(Greedy(), meta_of(3, 2), batch_size=4)([windows()])
+
+
+class Small(Pixelwise):
+    """Runs out of memory with more than so many windows at once."""
+
+    def __init__(self, most):
+        super().__init__(3, 4)
+        self.most = most
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("batch", "most"), [(8, 2), (5, 3), (7, 1), (4, 4)])
+def test_out_of_memory_goes_on_with_fewer_windows_at_once(batch, most):
+    x = windows(11)
+    told = []
+    model = Small(most)
+    predictor = Predictor(model, meta_of(3, 4), batch_size=batch, on_event=told.append)
+    plain = Predictor(Pixelwise(3, 4), meta_of(3, 4))([x])
+    found = np.concatenate([predictor([x[:batch]]), predictor([x[batch:]])])
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
+    fitting = [size for size in model.sizes if size <= most]
+    assert len(set(fitting)) == 1
+    # The size that did not fit is tried once, and said once.
+    assert len(told) == len(model.sizes) - len(fitting)
+    assert all("out of memory" in warned.message for warned in told)
 
 
 # devices
