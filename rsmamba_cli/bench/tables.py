@@ -1,5 +1,8 @@
 """A report as tables: for the terminal, for the documentation (Markdown) and as a page (HTML)."""
 
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -8,8 +11,8 @@ from rsmamba_cli.bench.records import Record, Report
 from rsmamba_cli.bench.targets import verdicts
 from rsmamba_cli.errors import OutputError
 
-BEGIN = "<!-- bench:begin (written by `rsmamba bench --markdown`; changes here are lost) -->"
-END = "<!-- bench:end -->"
+_MARKER = "<!-- {}:begin (written by `rsmamba bench --markdown`; changes here are lost) -->"
+BEGIN, END = _MARKER.format("bench"), "<!-- bench:end -->"
 COLUMNS = (
     "case",
     "form",
@@ -108,10 +111,16 @@ def to_markdown(report: Report) -> str:
         if text
     ]
     for title, columns, numbers, rows in _all_tables(report):
-        lines += ["", f"### {title}", "", _row(columns)]
-        lines.append(_row(["---:" if name in numbers else "---" for name in columns], plain=True))
-        lines += [_row(row) for row in rows]
+        lines += ["", f"### {title}", "", *markdown_table(columns, rows, numbers)]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
+) -> list[str]:
+    """The lines of a table; the columns ``right`` are set to the right."""
+    rule = ["---:" if name in right else "---" for name in columns]
+    return [_row(columns), _row(rule, plain=True), *(_row(row) for row in rows)]
 
 
 def to_html(report: Report) -> str:
@@ -140,23 +149,51 @@ def to_html(report: Report) -> str:
     return "\n".join(parts) + "\n"
 
 
-def put_between_markers(text: str, path: Path) -> str:
+def put_between_markers(text: str, path: Path, section: str = "bench") -> str:
     """What ``path`` has to hold once ``text`` stands between its markers; a new file is only that.
+
+    Args:
+        text: What goes there.
+        path: An old file or a new one.
+        section: Which markers.
 
     Raises:
         OutputError: The file has no markers, or not one pair of them: it is somebody's text.
     """
-    section = f"{BEGIN}\n\n{text}\n{END}\n"
+    begin, end = _MARKER.format(section), f"<!-- {section}:end -->"
+    whole = f"{begin}\n\n{text}\n{end}\n"
     if not path.exists():
-        return section
+        return whole
     old = path.read_text(encoding="utf-8")
-    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
+    if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
         raise OutputError(
             f"{path} exists and has no section for the results: put these two lines where they "
-            f"belong, or name a new file\n{BEGIN}\n{END}"
+            f"belong, or name a new file\n{begin}\n{end}"
         )
-    head, _, rest = old.partition(BEGIN)
-    return head + section + rest.partition(END)[2].removeprefix("\n")
+    head, _, rest = old.partition(begin)
+    return head + whole + rest.partition(end)[2].removeprefix("\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` at once: nothing half-written under the final name.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.absolute().parent, delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+        temporary.chmod(path.stat().st_mode if path.exists() else 0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def seconds(value: float) -> str:
@@ -191,7 +228,7 @@ def _digits(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _row(cells: list[str] | tuple[str, ...], *, plain: bool = False) -> str:
+def _row(cells: Sequence[str], *, plain: bool = False) -> str:
     texts = cells if plain else [cell.replace("|", "\\|") for cell in cells]
     return f"| {' | '.join(texts)} |"
 

@@ -1,15 +1,14 @@
 """``rsmamba bench``: speed and memory on this machine, as ratios."""
 
 import shlex
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rsmamba_cli.commands.bench_pipeline import pipeline
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags, usage_error
 from rsmamba_cli.console import Console, running
 from rsmamba_cli.errors import OutputError
@@ -135,6 +134,9 @@ def profile(
         )
 
 
+app.command()(pipeline)
+
+
 @app.command("all")
 @spread_flags
 def everything(*, measuring: Measuring) -> None:
@@ -151,6 +153,7 @@ def _run(what: str, models: Sequence[str], measuring: Measuring) -> None:
     ) as console:
         _check_outputs(measuring)
         from rsmamba_cli.bench import BenchOptions, Scale, run_bench
+        from rsmamba_cli.bench.tables import write_text
 
         scale = Scale.quick if measuring.quick else Scale.full if measuring.full else Scale.normal
         options = BenchOptions(
@@ -165,7 +168,7 @@ def _run(what: str, models: Sequence[str], measuring: Measuring) -> None:
             _suite(what, models, scale),
             options,
             console.on_event,
-            save=None if partial is None else lambda so_far: _write(partial, _json(so_far)),
+            save=None if partial is None else lambda so_far: write_text(partial, _json(so_far)),
         )
         _write_outputs(report, measuring)
         if partial is not None:
@@ -211,14 +214,14 @@ def _check_outputs(measuring: Measuring) -> None:
 
 
 def _write_outputs(report: "Report", measuring: Measuring) -> None:
-    from rsmamba_cli.bench.tables import put_between_markers, to_html, to_markdown
+    from rsmamba_cli.bench.tables import put_between_markers, to_html, to_markdown, write_text
 
     if measuring.json_file not in (None, Path("-")):
-        _write(measuring.json_file, _json(report))
+        write_text(measuring.json_file, _json(report))
     if measuring.html is not None:
-        _write(measuring.html, to_html(report))
+        write_text(measuring.html, to_html(report))
     if measuring.markdown is not None:
-        _write(measuring.markdown, put_between_markers(to_markdown(report), measuring.markdown))
+        write_text(measuring.markdown, put_between_markers(to_markdown(report), measuring.markdown))
 
 
 def _json(report: "Report") -> str:
@@ -230,24 +233,6 @@ def _partial(measuring: Measuring) -> Path | None:
     if measuring.json_file in (None, Path("-")):
         return None
     return measuring.json_file.with_name(f"{measuring.json_file.name}.partial")
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace ``path`` at once: nothing half-written under the final name."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.absolute().parent, delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(path.stat().st_mode if path.exists() else 0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _show(console: Console, report: "Report") -> None:
