@@ -339,7 +339,9 @@ class AreaTable:
             selected: (h, width) of the grid.
             first_row: the grid's row of ``selected[0]``.
         """
-        counts = np.add.reduceat(selected, self.edges[:-1], axis=1, dtype=np.int64)
+        # As numbers: sums of booleans take three times as long.
+        ones = selected.view(np.uint8)
+        counts = np.add.reduceat(ones, self.edges[:-1], axis=1, dtype=np.uint32)
         areas = self.at(first_row + 0.5 + np.arange(selected.shape[0]))
         return float((counts * areas).sum())
 
