@@ -192,6 +192,7 @@ def eval_(
             if target is not None and target.exists() and not overwrite:
                 raise OutputError(f"{target} exists already; use --overwrite to replace it")
         from rsmamba_cli import evaluation
+        from rsmamba_cli.report.text import write_text
 
         if prediction is not None and truth is not None:
             result = evaluation.evaluate_map(
@@ -288,21 +289,6 @@ def eval_(
         if below:
             console.error("; ".join(below))
             raise typer.Exit(EXIT_BELOW)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file; it appears under its name only when complete.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error}") from error
 
 
 def flat(bands: "Bands | None") -> bool:

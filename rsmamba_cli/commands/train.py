@@ -104,8 +104,9 @@ def train(
 ) -> None:
     """Train a model on a dataset.
 
-    Writes the best and the last checkpoint, a log, and pictures of predictions to the run's
-    folder. An interrupted run goes on with --resume, exactly as if it had not been interrupted.
+    Writes the best and the last checkpoint, a log, a report and pictures of predictions to the
+    run's folder. An interrupted run goes on with --resume, exactly as if it had not been
+    interrupted.
     """
     with running(**out.settings()) as console:
         if resume and recipe is None and folder is not None:
@@ -156,12 +157,15 @@ def train(
 
 def show_result(console: Console, result: "TrainResult") -> None:
     """Print what a run left behind."""
+    from rsmamba_cli.training.state import REPORT
+
     console.properties(
         "trained" if result.finished else "stopped at the limit; --resume goes on",
         {
             "best checkpoint": result.best,
             f"best {result.monitor}": _score(result.best_metrics, result.monitor),
             "last checkpoint": result.last,
+            "report": result.out / REPORT,
             f"last {result.monitor}": _score(result.last_metrics, result.monitor),
             "steps": f"{result.steps} ({result.epochs:.1f} epochs)",
             "time": duration(result.seconds),

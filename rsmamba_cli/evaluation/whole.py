@@ -125,16 +125,22 @@ class Tally:
         """Nothing counted yet."""
         return cls(empty_confusion(classes))
 
-    def add(self, label: NDArray[np.int64], probability: Floats, meta: CheckpointMeta) -> None:
-        """Count one tile: class indices (H, W) against probabilities (K, H, W)."""
+    def add(self, label: NDArray[np.int64], probability: Floats, meta: CheckpointMeta) -> float:
+        """Count one tile: class indices (H, W) against probabilities (K, H, W).
+
+        Returns:
+            The share of wrong pixels among the labelled ones; 0 without labels.
+        """
         guess = decide(probability, meta)
-        self.confusion += confusion_of(label, guess, len(probability), IGNORE)
+        counts = confusion_of(label, guess, len(probability), IGNORE)
+        self.confusion += counts
         known = label != IGNORE
         true = np.where(known, label, 0)
         likelihood = np.take_along_axis(probability, true[None], axis=0)[0][known]
         self.log_likelihood -= float(
             np.log(np.maximum(likelihood, SMALLEST), dtype=np.float64).sum()
         )
+        return float(1 - np.trace(counts) / counts.sum()) if counts.any() else 0.0
 
     @property
     def pixels(self) -> int:

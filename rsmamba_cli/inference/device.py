@@ -1,5 +1,8 @@
 """One resolver for device, precision and the kernel of the scan."""
 
+import resource
+import sys
+
 import torch
 
 from rsmamba_cli.errors import DeviceError
@@ -75,6 +78,12 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise DeviceError("--precision bf16: this GPU does not support it; use fp16 or fp32")
     return name
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def scan_backend(device: torch.device) -> str:

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +13,7 @@ import torch
 
 from rsmamba_cli.errors import InputError, Interrupted, OutputError, ResumeError
 from rsmamba_cli.events import EventHandler, Warned
-from rsmamba_cli.inference.device import resolve_devices, scan_backend
+from rsmamba_cli.inference.device import peak_memory, resolve_devices, scan_backend
 from rsmamba_cli.inference.engine import Engine, InProcessEngine
 from rsmamba_cli.inference.interrupt import interruptible
 from rsmamba_cli.inference.options import PredictOptions, PredictResult
@@ -301,7 +299,7 @@ def _result(
         area_m2_per_class=area,
         seconds=seconds,
         megapixels_per_second=grid.height * grid.width / 1e6 / seconds,
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory(),
         device=str(prepared.device),
         precision=prepared.precision,
         backend=scan_backend(prepared.device),
@@ -309,8 +307,3 @@ def _result(
         skipped=skipped,
         details=details,
     )
-
-
-def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

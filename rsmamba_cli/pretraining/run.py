@@ -1,5 +1,7 @@
 """Pre-training an encoder, with the training loop of everything else."""
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from rsmamba_cli.training.data import BatchStream
 from rsmamba_cli.training.job import Job
 from rsmamba_cli.training.loop import as_started, run
 from rsmamba_cli.training.results import TrainResult
+from rsmamba_cli.training.run_page import run_page
+from rsmamba_cli.training.state import BEST, LAST
 from rsmamba_models import (
     CheckpointMeta,
     ClassInfo,
@@ -110,7 +114,36 @@ def class_job(config: PretrainConfig, fabric: Any, on_event: EventHandler) -> Jo
         validator=validator,
         monitor="top1",
         meta=meta,
+        page=_page(config, folder, validator),
     )
+
+
+def _page(
+    config: PretrainConfig, folder: ImageFolder, validator: ClassValidator | None
+) -> Callable[[TrainResult], str]:
+    """The report of a run: a function of what it has led to."""
+    kind = f"{len(folder.bands)} bands of {folder.dtype}, {len(folder.classes)} classes"
+    rows = [(config.data.train_split, f"{len(folder.images):,}", "learnt")]
+    if validator is not None:
+        count = f"{len(validator.folder.images):,}"
+        rows.append((str(config.data.val_split), count, "measured"))
+
+    def page(result: TrainResult) -> str:
+        best = result.out / (BEST if result.best is not None else LAST)
+        encoder = classifier_name(config.model.name).removesuffix("_classifier")
+        use = (
+            f"rsmamba train --dataset NAME --model {encoder}_upernet "
+            f"--encoder-weights {shlex.quote(str(best))}"
+        )
+        return run_page(
+            config,
+            result,
+            title=f"{encoder} on {Path(str(config.data.root)).name}",
+            commands=[("Train a model on this encoder:", use)],
+            data=[(("split", "images", f"use ({kind})"), rows)],
+        )
+
+    return page
 
 
 def classifier_name(name: str | None) -> str:

@@ -1,5 +1,6 @@
 """What a training run works on; the trainer knows no more of its task than this."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from rsmamba_cli.training.data import Batch, BatchStream, TrainSamples
 from rsmamba_cli.training.losses import SegmentationLoss
 from rsmamba_cli.training.objective import Objective
 from rsmamba_cli.training.recipe import TrainConfig
+from rsmamba_cli.training.results import TrainResult
+from rsmamba_cli.training.run_page import dense_page
 from rsmamba_cli.training.validation import Validator
 from rsmamba_models import CheckpointMeta
 
@@ -44,6 +47,8 @@ class Job:
         validator: measures the model now and then; None for none.
         monitor: the figure of the validator that chooses the best checkpoint, higher is better.
         meta: what checkpoints say, but for metrics and progress.
+        page: makes the run's report of what has come of it so far; None leaves the one that there
+            is.
     """
 
     model: nn.Module
@@ -53,6 +58,7 @@ class Job:
     validator: Measure | None
     monitor: str
     meta: CheckpointMeta
+    page: Callable[[TrainResult], str | None]
 
 
 def dense_job(
@@ -81,4 +87,5 @@ def dense_job(
         validator=None if validator.split is None else validator,
         monitor=auto if config.loop.monitor == "auto" else config.loop.monitor,
         meta=parts.meta,
+        page=dense_page(config, parts, validator),
     )

@@ -14,6 +14,7 @@ from rsmamba_cli.training.assembly import assemble
 from rsmamba_cli.training.devices import processes, start_fabric
 from rsmamba_cli.training.job import Job, dense_job
 from rsmamba_cli.training.recipe import Config, RunConfig, TrainConfig
+from rsmamba_cli.training.recipe_files import flattened
 from rsmamba_cli.training.results import TrainResult
 from rsmamba_cli.training.state import LAST, RECIPE, STATE, RunLog, load_state
 from rsmamba_cli.training.trainer import Trainer
@@ -32,8 +33,8 @@ def train(
 
     With ``torchrun`` or under Slurm, their processes are taken instead of ``loop.devices`` and
     ``loop.nodes``. The folder ``out`` receives ``best.safetensors`` and ``last.safetensors``,
-    ``state.pt`` (for an exact resume), ``recipe.yaml`` (every setting), ``log.csv``, ``log.jsonl``
-    and ``pictures/``.
+    ``state.pt`` (for an exact resume), ``recipe.yaml`` (every setting), ``log.csv``, ``log.jsonl``,
+    ``pictures/`` and ``report.html``, which is made anew at each validation.
 
     Args:
         config: all settings; see `load_recipe`.
@@ -173,7 +174,7 @@ def _check_same(config: RunConfig, state: dict[str, Any]) -> None:
     Raises:
         ResumeError: naming the settings that differ.
     """
-    before, now = _flat(json.loads(state["recipe"])), _flat(config.fixed())
+    before, now = flattened(json.loads(state["recipe"])), flattened(config.fixed())
     differ = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     if differ:
         shown = "; ".join(f"{k} was {before.get(k)}, is now {now.get(k)}" for k in differ[:5])
@@ -181,14 +182,3 @@ def _check_same(config: RunConfig, state: dict[str, Any]) -> None:
             f"A run can only go on with the settings it began with: {shown}. "
             "Start a new one with --init and the last checkpoint to change them."
         )
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

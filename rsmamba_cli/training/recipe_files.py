@@ -191,3 +191,14 @@ def _keys(part: type[BaseModel], prefix: str = "") -> Iterator[str]:
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from _keys(inner, f"{prefix}{name}.")
+
+
+def flattened(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            out |= flattened(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out

@@ -23,6 +23,8 @@ class TrainResult:
         finished: False when ``loop.limit_steps`` ended the run before its length.
         device: what it ran on.
         precision: of the arithmetic.
+        peak_memory_bytes: largest size so far: what was allocated on a GPU, else the resident size
+            of the process.
     """
 
     out: Path
@@ -37,6 +39,7 @@ class TrainResult:
     finished: bool
     device: str
     precision: str
+    peak_memory_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain numbers and text; undefined figures are null."""

@@ -15,6 +15,8 @@ STATE = "state.pt"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 RECIPE = "recipe.yaml"
+LOG = "log.jsonl"
+REPORT = "report.html"
 BAD_BATCH = "nonfinite_batch.pt"
 
 COLUMNS = (
@@ -75,6 +77,18 @@ def load_state(out: Path) -> dict[str, Any]:
     return state
 
 
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of the log of the run in ``out``; none where there is no log."""
+    path = out / LOG
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # a line that was being written when the run was killed
+            continue
+    return records
+
+
 class RunLog:
     """The log of a run: ``log.csv`` for tables, ``log.jsonl`` with every figure.
 
@@ -86,16 +100,10 @@ class RunLog:
 
     def __init__(self, out: Path, resume_step: int | None = None) -> None:
         self._csv = out / "log.csv"
-        self._lines = out / "log.jsonl"
+        self._lines = out / LOG
         kept = []
-        if resume_step is not None and self._lines.is_file():
-            for line in self._lines.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:  # a line that was being written when the run was killed
-                    continue
-                if record["step"] <= resume_step:
-                    kept.append(record)
+        if resume_step is not None:
+            kept = [record for record in read_log(out) if record["step"] <= resume_step]
         with self._lines.open("w", encoding="utf-8") as file:
             file.writelines(_json_line(record) for record in kept)
         with self._csv.open("w", newline="", encoding="utf-8") as file:

@@ -13,12 +13,14 @@ import torch
 
 from rsmamba_cli.errors import Interrupted, OutputError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started
+from rsmamba_cli.inference.device import peak_memory
 from rsmamba_cli.inference.interrupt import interruptible
+from rsmamba_cli.report.text import write_text
 from rsmamba_cli.training.data import make_loader, worker_count
 from rsmamba_cli.training.job import Job
 from rsmamba_cli.training.recipe import RunConfig
 from rsmamba_cli.training.results import TrainResult
-from rsmamba_cli.training.state import BEST, LAST, STATE, RunLog, save_torch
+from rsmamba_cli.training.state import BEST, LAST, REPORT, STATE, RunLog, save_torch
 from rsmamba_cli.training.stepper import Stepper
 from rsmamba_models import ModelsError, save_checkpoint
 
@@ -145,7 +147,12 @@ class Trainer:
         early = " (no better for a while)" if done and self.progress() < 1 else ""
         self.on_event(Finished(stage, f"{self.step} steps in {self.spent:.0f} s{best}{early}"))
         self.fabric.barrier()
+        return self._result(finished=not limited or done)
+
+    def _result(self, finished: bool) -> TrainResult:
+        """What the run has led to so far."""
         path = self.out / BEST
+        gpu = self.device == "cuda"
         return TrainResult(
             out=self.out,
             best=path if path.is_file() else None,
@@ -156,9 +163,12 @@ class Trainer:
             steps=self.step,
             epochs=self.epochs_at(self.step),
             seconds=self.spent,
-            finished=not limited or done,
+            finished=finished,
             device=self.device,
             precision=self.precision,
+            peak_memory_bytes=(
+                torch.cuda.max_memory_allocated(self.fabric.device) if gpu else peak_memory()
+            ),
         )
 
     def _words(self, sums: dict[str, float]) -> str:
@@ -262,6 +272,9 @@ class Trainer:
             except (ModelsError, OSError) as error:
                 raise OutputError(f"The checkpoint cannot be written: {error}") from error
             save_torch({**self._state(), "noise": noise}, self.out / STATE)
+            page = self.job.page(self._result(finished=self._done()))
+            if page is not None:
+                write_text(self.out / REPORT, page)
         self.fabric.barrier()
 
     def _state(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The validation of a run: whole tiles of a split, measured and some of them painted."""
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,30 @@ from torch import nn
 
 from rsmamba_cli.datasets import Split
 from rsmamba_cli.errors import DatasetError
+from rsmamba_cli.evaluation.gallery import Gallery
 from rsmamba_cli.evaluation.metrics import summarise
+from rsmamba_cli.evaluation.results import EvalResult
 from rsmamba_cli.evaluation.whole import Tally, decide, run_split
 from rsmamba_cli.events import EventHandler, Progress, Started
-from rsmamba_cli.report.pictures import Picture, row_of, write_grid
+from rsmamba_cli.report.pictures import write_grid
 from rsmamba_cli.training.assembly import Parts
 from rsmamba_cli.training.recipe import TrainConfig
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found, after which step."""
+
+    step: int
+    result: EvalResult
+
+
 class Validator:
     """Measures a model on the validation split, its tiles shared among the processes.
+
+    Attributes:
+        latest: what the latest call of `measure` found, with pictures of the worst and of some
+            random tiles; None before the first.
 
     Args:
         config: the recipe.
@@ -44,6 +60,8 @@ class Validator:
         self.limit = config.data.val_limit
         self.batch_size = config.data.batch_size
         self.shown = config.loop.pictures
+        self.seed = config.seed
+        self.latest: Validation | None = None
         self.parts = parts
         self.fabric = fabric
         self.out = out
@@ -59,29 +77,45 @@ class Validator:
         """
         if self.split is None:
             return {}
+        started = time.monotonic()
         meta, classes = self.parts.meta, self.parts.dataset.classes
         count = len(self.split) if self.limit is None else min(self.limit, len(self.split))
         mine = range(self.fabric.global_rank, count, self.fabric.world_size)
-        few = np.linspace(0, len(mine) - 1, min(self.shown, len(mine)))
-        painted = {mine[int(i)] for i in few} if self.fabric.is_global_zero else set()
-        rows: list[Picture] = []
+        gallery = Gallery(self.shown, count, [c.color for c in classes], self.seed)
         tally = Tally.empty(len(classes))
         self.on_event(Started(stage, len(mine), "tile"))
         device = self.fabric.device
         for index, sample, found in run_split(
             model, meta, device, self.split, mine, self.batch_size
         ):
-            tally.add(sample.label, found, meta)
-            if index in painted:
-                rows.append(row_of(sample, decide(found, meta), [c.color for c in classes]))
+            wrong = tally.add(sample.label, found, meta)
+            gallery.show(index, sample, decide(found, meta), wrong)
             self.on_event(Progress(stage))
         if self.fabric.world_size > 1:
             tally = self._reduce(tally)
-        if rows:
+            galleries: list[Any] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(galleries, gallery)
+            gallery = gallery.merged(galleries)
+        if gallery.random and self.fabric.is_global_zero:
             folder = self.out / "pictures"
             folder.mkdir(exist_ok=True)
-            write_grid(rows, folder / f"step_{step:07d}.png")
-        return {**summarise(tally.confusion, [c.name for c in classes]), "nll": tally.nll}
+            write_grid([s.picture for s in gallery.random], folder / f"step_{step:07d}.png")
+        names = tuple(c.name for c in classes)
+        metrics = {**summarise(tally.confusion, names), "nll": tally.nll}
+        self.latest = Validation(
+            step,
+            EvalResult(
+                confusion=tally.confusion,
+                class_names=names,
+                metrics=metrics,
+                pixels=tally.pixels,
+                tiles=count,
+                seconds=time.monotonic() - started,
+                worst=gallery.worst,
+                random=gallery.random,
+            ),
+        )
+        return metrics
 
     def _reduce(self, tally: Tally) -> Tally:
         """Add up the counts of all processes."""

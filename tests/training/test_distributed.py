@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,9 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert_same_course(tmp_path / "run", alone)
     one = json.loads((alone / "log.jsonl").read_text().splitlines()[-1])
     assert result["last_metrics"]["nll"] == pytest.approx(one["val_nll"], rel=1e-4)
+    pages = [(out / "report.html").read_text() for out in (tmp_path / "run", alone)]
+    shown = [re.findall(r'<img alt="(.*?)"', page) for page in pages]
+    assert shown[0] == shown[1] and len(shown[0]) == 2  # the worst tile and a random one
 
 
 def test_torchrun_s_processes_are_taken(tmp_path: Path, buildings: Path, alone: Path) -> None:

@@ -43,6 +43,7 @@ def test_a_run_leaves_all_it_promises(tmp_path: Path, tiny_config) -> None:
         "recipe.yaml",
         "log.csv",
         "log.jsonl",
+        "report.html",
         "pictures/step_0000002.png",
         "pictures/step_0000003.png",
     }
@@ -420,9 +421,9 @@ def test_init_that_is_no_checkpoint_is_refused(tmp_path: Path, tiny_config) -> N
         train(tiny_config(init=str(tmp_path / "x.safetensors")), tmp_path / "run")
 
 
-def test_pictures_show_image_truth_and_prediction(tmp_path: Path, tiny_config) -> None:
+def test_pictures_show_image_truth_prediction_and_errors(tmp_path: Path, tiny_config) -> None:
     train(tiny_config(loop={"steps": 1}), tmp_path / "run")
     with rasterio.open(tmp_path / "run/pictures/step_0000001.png") as picture:
-        # Two rows of three panels of 64 pixels with gaps of 4.
-        assert picture.shape == (2 * 64 + 4, 3 * 64 + 2 * 4)
+        # Two rows of four panels of 64 pixels with gaps of 4.
+        assert picture.shape == (2 * 64 + 4, 4 * 64 + 3 * 4)
         assert set(np.unique(picture.read()[:, :64, 68:132])) == {0, 255}

@@ -1,0 +1,181 @@
+"""The report in a run's folder, made anew whenever the run's state is saved."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from rsmamba_cli.datasets import Dataset
+from rsmamba_cli.progress import duration
+from rsmamba_cli.report.training_page import RunReport, Table, training_page
+from rsmamba_cli.training.assembly import Parts
+from rsmamba_cli.training.class_shares import measure_shares
+from rsmamba_cli.training.recipe import RunConfig, TrainConfig
+from rsmamba_cli.training.recipe_files import flattened
+from rsmamba_cli.training.results import TrainResult
+from rsmamba_cli.training.state import BEST, LAST, REPORT, read_log
+from rsmamba_cli.training.validation import Validator
+
+_LABELS_READ = 64
+"""Training tiles whose labels are counted for the table of classes, at most."""
+
+Commands = Sequence[tuple[str, str]]
+
+
+def dense_page(
+    config: TrainConfig, parts: Parts, validator: Validator
+) -> Callable[[TrainResult], str | None]:
+    """The report of a model that labels pixels: a function of what its run has led to."""
+    dataset = parts.dataset
+    shares: list[Table] = []  # measured when the first page is made
+
+    def page(result: TrainResult) -> str | None:
+        latest = validator.latest
+        if latest is None and validator.split is not None and (result.out / REPORT).is_file():
+            return None  # resumed: the page of the last validation tells more
+        if not shares:
+            shares.append(_classes_table(config, dataset))
+        return run_page(
+            config,
+            result,
+            title=f"{parts.meta.architecture} on {config.data.dataset}",
+            commands=_commands(config, dataset, result),
+            data=(_splits_table(config, dataset), *shares),
+            extra={
+                "validation": None if latest is None else latest.result,
+                "measured_at": 0 if latest is None else latest.step,
+                "notes": dataset.notes,
+            },
+        )
+
+    return page
+
+
+def run_page(
+    config: RunConfig,
+    result: TrainResult,
+    *,
+    title: str,
+    commands: Commands,
+    data: Sequence[Table],
+    extra: Mapping[str, Any] | None = None,
+) -> str:
+    """The report of any run.
+
+    Args:
+        config: its settings.
+        result: what it has led to.
+        title: of the page.
+        commands: how to go on, beside resuming.
+        data: tables of what it learns from.
+        extra: further attributes of `RunReport`.
+    """
+    done = f"{result.steps} steps ({result.epochs:.1f} epochs) in {duration(result.seconds)}"
+    resume = f"rsmamba {_command_of(config)} --resume --out {_quoted(result.out)}"
+    if result.finished:
+        status = f"Finished: {done}."
+    else:
+        status = f"Not finished: {done} so far."
+        commands = (("Go on with an interrupted run:", resume), *commands)
+    records = read_log(result.out)
+    device = "GPU" if result.device == "cuda" else "process"
+    facts = {
+        f"best {result.monitor}": _best(result, records),
+        f"latest {result.monitor}": _score(result.last_metrics.get(result.monitor)),
+        "time, validation included": duration(result.seconds),
+        f"largest memory of the {device}": f"{result.peak_memory_bytes / (1 << 20):,.0f} MiB",
+        "computed on": f"{result.device}, {result.precision}",
+        "seed": str(config.seed),
+    }
+    now, usual = (
+        flattened(config.model_dump(mode="json")),
+        flattened(type(config)().model_dump(mode="json")),
+    )
+    changed = [(k, str(v), str(usual.get(k, ""))) for k, v in now.items() if usual.get(k) != v]
+    return training_page(
+        RunReport(
+            title=title,
+            status=status,
+            facts=facts,
+            commands=commands,
+            data=data,
+            records=records,
+            settings=changed,
+            recipe=config.to_yaml(),
+            **(extra or {}),
+        )
+    )
+
+
+def _best(result: TrainResult, records: Sequence[Mapping[str, Any]]) -> str:
+    """The best score, and after which step it was reached."""
+    name = f"val_{result.monitor}"
+    scored = [r for r in records if r.get(name) is not None]
+    if not scored:
+        return "not measured yet"
+    best = max(scored, key=lambda record: cast(float, record[name]))
+    return f"{best[name]:.4f} at step {best['step']}"
+
+
+def _score(value: float | None) -> str:
+    return "not measured yet" if value is None else f"{value:.4f}"
+
+
+def _command_of(config: RunConfig) -> str:
+    return "train" if isinstance(config, TrainConfig) else "pretrain"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _commands(config: TrainConfig, dataset: Dataset, result: TrainResult) -> Commands:
+    """Measuring, calibrating and using the best checkpoint there is."""
+    model = _quoted(result.out / (BEST if result.best is not None else LAST))
+    root = "" if dataset.root is None else f" --data {_quoted(dataset.root)}"
+    split = "test" if "test" in dataset.splits else config.data.val_split or "val"
+    measure = f"rsmamba eval {model} --dataset {config.data.dataset}{root}"
+    use = {
+        "segmentation": f"rsmamba predict SCENE.tif -m {model}",
+        "change": f"rsmamba change BEFORE.tif AFTER.tif -m {model}",
+        "multimodal": f"rsmamba predict OPTICAL.tif --sar RADAR.tif -m {model}",
+    }[dataset.task]
+    return (
+        ("Measure it on a split:", f"{measure} --split {split} --report {split}.html"),
+        (
+            "Fit the probabilities and the threshold on the validation split:",
+            f"{measure} --calibrate -o calibrated.safetensors",
+        ),
+        ("Make a map:", use),
+    )
+
+
+def _splits_table(config: TrainConfig, dataset: Dataset) -> Table:
+    """Splits, their tiles, and what they are for."""
+    part = config.data
+    uses: dict[str | None, tuple[str, int | None]] = {
+        part.train_split: ("learnt", part.limit),
+        part.val_split: ("measured", part.val_limit),
+    }
+    rows = []
+    for name in dataset.splits:
+        tiles = len(dataset.split(name))
+        use, limit = uses.get(name, ("not used", None))
+        rows.append((name, f"{tiles:,}", use if limit is None else f"{use}, the first {limit:,}"))
+    images = "; ".join(f"{i.name}: {i.describe()}" for i in dataset.inputs)
+    return ("split", "tiles", f"use ({images})"), rows
+
+
+def _classes_table(config: TrainConfig, dataset: Dataset) -> Table:
+    """Classes, and their shares of the labelled pixels of what is learnt and measured."""
+    names = [n for n in (config.data.train_split, config.data.val_split) if n is not None]
+    header, columns = ["class"], []
+    for name in names:
+        split = dataset.split(name)
+        known = split.class_counts() is not None
+        read = len(split) if known else min(len(split), _LABELS_READ)
+        shares = measure_shares(split, len(dataset.classes), _LABELS_READ)
+        header.append(f"share of {name} ({read} of {len(split)} tiles)")
+        columns.append([f"{100 * share:.2f} %" for share in shares])
+    rows = [(c.name, *(column[i] for column in columns)) for i, c in enumerate(dataset.classes)]
+    return header, rows

@@ -1,0 +1,105 @@
+"""The report in a run's folder."""
+
+import html
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from rsmamba_cli.app import app
+from rsmamba_cli.datasets import open_dataset
+from rsmamba_cli.training import train
+from rsmamba_cli.training.trainer import Trainer
+
+
+def cells(page: str, heading: str) -> list[list[str]]:
+    """The rows of the table whose header begins with ``heading``."""
+    table = next(t for t in page.split("<table>") if re.match(rf"\s*<tr><th>{heading}", t))
+    rows = table.split("</table>")[0].split("<tr>")[1:]
+    return [[html.unescape(c) for c in re.findall(r"<t[hd][^>]*>(.*?)</t", r)] for r in rows]
+
+
+@pytest.fixture
+def finished(tmp_path: Path, tiny_config) -> str:
+    loop = {"epochs": None, "steps": 4, "validate_every_steps": 2}
+    train(tiny_config(loop=loop, optimiser={"lr": 0.002}), tmp_path / "run")
+    return (tmp_path / "run/report.html").read_text()
+
+
+def test_the_page_needs_no_other_file(finished: str) -> None:
+    assert "http" not in finished and "<script" not in finished
+    sources = re.findall(r'(?:src|href)="([^"]*)"', finished)
+    # Two validation tiles: both among the worst, both among those chosen at random.
+    assert len(sources) == 4 and all(s.startswith("data:image/png;base64,") for s in sources)
+
+
+def test_shares_of_classes_are_those_of_the_labels(finished: str, buildings: Path) -> None:
+    rows = cells(finished, "class</th><th>share")
+    dataset = open_dataset("folder", buildings)
+    for column, name in ((1, "train"), (2, "val")):
+        split = dataset.split(name)
+        share = np.mean([sample.label == 1 for sample in (split[i] for i in range(len(split)))])
+        assert float(rows[2][column].removesuffix(" %")) == pytest.approx(100 * share, abs=0.006)
+
+
+def test_the_confusion_is_that_of_the_latest_validation(finished: str) -> None:
+    rows = cells(finished, r"truth \\ prediction")
+    counts = np.array([[int(c.replace(",", "")) for c in row[1:]] for row in rows[1:]])
+    assert counts.sum() == 2 * 64 * 64 and "at step\n4." in finished
+    metrics = dict(cells(finished, "metric")[1:])
+    assert float(metrics["oa"]) == pytest.approx(np.trace(counts) / counts.sum(), abs=1e-4)
+
+
+def test_only_settings_that_differ_are_listed(finished: str) -> None:
+    settings = {row[0]: row[1:] for row in cells(finished, "setting")}
+    assert settings["optimiser.lr"] == ["0.002", "0.001"]
+    assert "optimiser.weight_decay" not in settings and "weight_decay: 0.01" in finished
+
+
+def test_curves_hold_every_line_of_the_log(finished: str) -> None:
+    loss = finished.split("<figcaption>Loss")[1].split("</figure>")[0]
+    lines = re.findall(r'points="([^"]*)"', loss)
+    assert len(lines) == 3 and {len(line.split()) for line in lines} == {4}  # sum, ce, dice
+    scores = finished.split("<figcaption>Scores")[1].split("</figure>")[0]
+    assert {len(line.split()) for line in re.findall(r'points="([^"]*)"', scores)} == {2}
+
+
+def test_its_commands_work(tmp_path: Path, tiny_config) -> None:
+    out = tmp_path / "a run"
+    train(tiny_config(loop={"steps": 2, "limit_steps": 1}), out)
+    page = html.unescape((out / "report.html").read_text())
+    assert "Not finished: 1 steps" in page
+    commands = [shlex.split(c)[1:] for c in re.findall(r"<pre>(rsmamba .*?)</pre>", page)]
+    assert [words[0] for words in commands] == ["train", "eval", "eval", "predict"]
+    assert CliRunner().invoke(app, commands[0]).exit_code == 0
+    page = html.unescape((out / "report.html").read_text())
+    assert "Finished: 2 steps" in page and "--resume" not in page
+    measure = shlex.split(re.findall(r"<pre>(rsmamba eval .*?)</pre>", page)[0])[1:]
+    measure[-1] = str(tmp_path / "test.html")
+    assert CliRunner().invoke(app, measure).exit_code == 0
+    assert (tmp_path / "test.html").is_file()
+
+
+def test_a_killed_run_has_the_page_of_its_last_validation(
+    tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(trainer: Trainer) -> None:
+        if trainer.step >= 3:
+            raise KeyboardInterrupt
+
+    real = Trainer._note
+    monkeypatch.setattr(Trainer, "_note", lambda self, sums: (real(self, sums), killed(self))[0])
+    loop = {"epochs": None, "steps": 4, "validate_every_steps": 2}
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(loop=loop), tmp_path / "run")
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Not finished: 2 steps" in page and "Confusion" in page
+
+
+def test_without_validation_there_is_a_page_too(tmp_path: Path, tiny_config) -> None:
+    train(tiny_config(loop={"steps": 1}, data={"val_split": None}), tmp_path / "run")
+    page = (tmp_path / "run/report.html").read_text()
+    assert "not measured yet" in page and "Confusion" not in page
