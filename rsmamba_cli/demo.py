@@ -21,6 +21,8 @@ from rasterio.transform import Affine, from_origin
 from rsmamba_cli.errors import InputError, OutputError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
 from rsmamba_cli.inference import PredictOptions, PredictResult, change, predict
+from rsmamba_cli.raster.grid import Grid
+from rsmamba_cli.raster.vectors import VectorClass, write_polygons
 
 DEFAULT_SIZE = 2048
 DEFAULT_SEED = 36
@@ -83,7 +85,18 @@ class ScenePair:
     t2: Path
     truth_building: Path
     truth_change: Path
+    truth_outlines: Path
     seed: int = field(default=DEFAULT_SEED)
+
+    def files(self) -> dict[str, Path]:
+        """Every file by role."""
+        return {
+            "t1": self.t1,
+            "t2": self.t2,
+            "truth_building": self.truth_building,
+            "truth_outlines": self.truth_outlines,
+            "truth_change": self.truth_change,
+        }
 
 
 def run_demo(
@@ -123,10 +136,7 @@ def run_demo(
     folder = _prepare(Path(out), size, seed, overwrite)
     pair = write_scene_pair(folder, size, seed, on_event)
     files = {
-        "t1": pair.t1,
-        "t2": pair.t2,
-        "truth_building": pair.truth_building,
-        "truth_change": pair.truth_change,
+        **pair.files(),
         "buildings": folder / "buildings.tif",
         "buildings_polygons": folder / "buildings.gpkg",
         "buildings_picture": folder / "buildings.png",
@@ -176,13 +186,31 @@ def run_demo(
     )
 
 
+def draw_demo(
+    out: Path | str,
+    size: int = DEFAULT_SIZE,
+    seed: int = DEFAULT_SEED,
+    on_event: EventHandler = ignore_events,
+    *,
+    overwrite: bool = False,
+) -> ScenePair:
+    """Draw a scene pair and the truth about it, and compute nothing; see `run_demo`.
+
+    Raises:
+        InputError: a size or seed out of range.
+        OutputError: the folder holds other files, or cannot be written.
+    """
+    return write_scene_pair(_prepare(Path(out), size, seed, overwrite), size, seed, on_event)
+
+
 def write_scene_pair(
     folder: Path, size: int, seed: int, on_event: EventHandler = ignore_events
 ) -> ScenePair:
     """Draw a place on two dates and write both, and the truth, as GeoTIFFs.
 
     The first date has ``size`` x ``size`` pixels of 0.5 m. The second covers a little more with
-    pixels of 0.6 m that share no border with the first one's. The truth has the first one's grid.
+    pixels of 0.6 m that share no border with the first one's. The truth has the first one's grid;
+    the outlines of its buildings are a GeoPackage, a little simplified as those that people draw.
 
     Args:
         folder: an existing folder; files of the same names are replaced.
@@ -191,7 +219,7 @@ def write_scene_pair(
         on_event: told what goes on.
 
     Returns:
-        The four files.
+        The five files.
 
     Raises:
         OutputError: they cannot be written.
@@ -217,6 +245,7 @@ def write_scene_pair(
         folder / "t2.tif",
         folder / "truth_building.tif",
         folder / "truth_change.tif",
+        folder / "truth_building.gpkg",
         seed,
     )
     image, _ = place.photograph(0, first)
@@ -226,6 +255,7 @@ def write_scene_pair(
     _write_raster(pair.t2, image, second)
     on_event(Progress(stage, detail="second date"))
     _write_raster(pair.truth_building, building[None], first, {1: (214, 40, 40)}, "building")
+    _write_outlines(pair.truth_outlines, pair.truth_building, building)
     _write_raster(pair.truth_change, changed[None], first, {1: (230, 40, 40)}, "change")
     on_event(Finished(stage, f"{size} x {size} pixels of {GSD} m"))
     return pair
@@ -250,6 +280,25 @@ def _prepare(folder: Path, size: int, seed: int, overwrite: bool) -> Path:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used ({error.strerror or error})") from error
     return folder
+
+
+def _write_outlines(path: Path, mask: Path, building: npt.NDArray[np.uint8]) -> None:
+    """Write the outlines of what is 1 in a mask, under their name only when complete."""
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    temporary.unlink(missing_ok=True)
+    with rasterio.open(mask) as source:
+        grid = Grid.of(source)
+    try:
+        write_polygons(
+            temporary,
+            lambda first, last: building[first:last],
+            grid,
+            [VectorClass(1, "building")],
+            simplify=1.0,
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _write_raster(

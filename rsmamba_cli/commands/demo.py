@@ -38,6 +38,9 @@ def demo(
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", help="Where to compute.")
     ] = "auto",
+    draw_only: Annotated[
+        bool, typer.Option("--draw-only", help="Draw the scenes and the truth, compute nothing.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Use a folder that holds other files.")
     ] = False,
@@ -49,8 +52,13 @@ def demo(
     against it. Writes masks, polygons and pictures.
     """
     with running(**out.settings()) as console:
-        from rsmamba_cli.demo import run_demo
+        from rsmamba_cli.demo import draw_demo, run_demo
 
+        if draw_only:
+            files = draw_demo(folder, pixels, seed, console.on_event, overwrite=overwrite).files()
+            found = {"folder": str(folder), "files": {k: str(v) for k, v in files.items()}}
+            console.result(found, lambda: console.properties("drawn", files))
+            return
         result = run_demo(
             folder, pixels, seed, console.on_event, device=device, overwrite=overwrite
         )

@@ -10,8 +10,9 @@ import torch
 
 import rsmamba_cli.assets
 from rsmamba_cli.assets import demo_checkpoint
-from rsmamba_cli.demo import DemoResult, _prepare, run_demo, write_scene_pair
+from rsmamba_cli.demo import DemoResult, _prepare, draw_demo, run_demo, write_scene_pair
 from rsmamba_cli.errors import CheckpointError, InputError, OutputError
+from rsmamba_cli.evaluation import evaluate_map
 from rsmamba_models import (
     CheckpointMeta,
     ClassInfo,
@@ -107,6 +108,16 @@ def test_the_truth_knows_buildings_and_changes(tmp_path: Path) -> None:
         assert building.read(1).mean() > 0.02
         assert 0 < change.read(1).mean() < 0.5
         assert building.tags(1)["class_1"] == "building"
+
+
+def test_the_outlines_are_those_of_the_truth(tmp_path: Path) -> None:
+    pair = draw_demo(tmp_path / "d", 200, seed=36)
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {
+        path.name for path in pair.files().values()
+    } | {".rsmamba-demo.json"}
+    found = evaluate_map(pair.truth_building, pair.truth_outlines)
+    assert found.metrics["f1"] > 0.95
+    draw_demo(tmp_path / "d", 200, seed=36)  # again into its own folder
 
 
 def test_pairs_are_the_same_each_time(tmp_path: Path) -> None:
