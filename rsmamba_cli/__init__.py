@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rsmamba_cli.datasets import catalogue, get_dataset, open_split
     from rsmamba_cli.datasets.generator import make_scene
     from rsmamba_cli.demo import run_demo
-    from rsmamba_cli.evaluation import calibrate, compare, evaluate, evaluate_map
+    from rsmamba_cli.evaluation import calibrate, compare, compare_maps, evaluate, evaluate_map
     from rsmamba_cli.inference import (
         PredictOptions,
         PredictResult,
@@ -57,6 +57,7 @@ _LAZY = {
     "catalogue": "rsmamba_cli.datasets",
     "change": "rsmamba_cli.inference",
     "compare": "rsmamba_cli.evaluation",
+    "compare_maps": "rsmamba_cli.evaluation",
     "evaluate": "rsmamba_cli.evaluation",
     "evaluate_map": "rsmamba_cli.evaluation",
     "get_dataset": "rsmamba_cli.datasets",
@@ -96,6 +97,7 @@ __all__ = [
     "catalogue",
     "change",
     "compare",
+    "compare_maps",
     "evaluate",
     "evaluate_map",
     "get_dataset",

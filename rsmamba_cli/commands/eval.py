@@ -19,6 +19,7 @@ from rsmamba_cli.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from rsmamba_cli.datasets.inputs import Bands
+    from rsmamba_cli.evaluation import Comparison
 
 app = command_app()
 
@@ -114,7 +115,7 @@ def eval_(
         str | None,
         typer.Option(
             metavar="REGEX",
-            help="Finds the scene in a tile's name; intervals then resample scenes.",
+            help="Finds the scene in a tile's or map's name; intervals then resample scenes.",
         ),
     ] = None,
     rounds: Annotated[
@@ -126,7 +127,9 @@ def eval_(
     ] = 1,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="CHECKPOINT", help="Compare CHECKPOINT with this one."),
+        typer.Option(
+            metavar="CHECKPOINT|MASK|DIR", help="Compare CHECKPOINT or --prediction with this."
+        ),
     ] = None,
     submission: Annotated[
         Path | None,
@@ -167,7 +170,7 @@ def eval_(
 ) -> None:
     """Measure a checkpoint on a dataset, or one map against another.
 
-    Either CHECKPOINT and --dataset, or --prediction and --truth. Pixels are counted over the whole
+    Either CHECKPOINT and --dataset, or --prediction and --truth; two of either with --against. Pixels are counted over the whole
     split; precision, recall, F1 and IoU of two classes are those of the second.
     """
     with running(**out.settings()) as console:
@@ -184,8 +187,10 @@ def eval_(
         chosen = [name for name, given in modes.items() if given]
         if len(chosen) > 1:
             usage_error(f"{' and '.join(chosen)} exclude each other")
-        if chosen and (of_map or limits):
-            usage_error(f"{chosen[0]} does not go with --prediction or --fail-under")
+        if chosen and limits:
+            usage_error(f"{chosen[0]} does not go with --fail-under")
+        if of_map and set(chosen) - {"--against"}:
+            usage_error(f"{chosen[0]} does not go with --prediction")
         if calibrate != (output is not None):
             usage_error("--calibrate needs -o NEW, and -o is for --calibrate")
         for target in (csv, report, submission):
@@ -194,19 +199,25 @@ def eval_(
         from rsmamba_cli import evaluation
         from rsmamba_cli.report.text import write_text
 
+        drawn: dict[str, Any] = {"scenes": scenes, "rounds": rounds, "seed": seed}
+
+        def compared(pair: "Comparison") -> None:
+            if csv is not None:
+                write_text(csv, pair.to_csv())
+            if report is not None:
+                from rsmamba_cli.report.comparison_page import comparison_page
+
+                write_text(report, comparison_page(pair, f"{pair.first} against {pair.second}"))
+            console.result(pair.to_json(), lambda: show_comparison(console, pair))
+
         if prediction is not None and truth is not None:
-            result = evaluation.evaluate_map(
-                prediction,
-                truth,
-                aoi,
-                positive,
-                tuple(ignore or ()),
-                attribute,
-                console.on_event,
-                objects=objects,
-                rounds=rounds,
-                seed=seed,
-            )
+            rest = (truth, aoi, positive, tuple(ignore or ()), attribute, console.on_event)
+            if against is not None:
+                compared(
+                    evaluation.compare_maps(prediction, against, *rest, objects=objects, **drawn)
+                )
+                return
+            result = evaluation.evaluate_map(prediction, *rest, objects=objects, **drawn)
         elif checkpoint is not None and dataset is not None:
             common: dict[str, Any] = {
                 "device": device,
@@ -217,7 +228,6 @@ def eval_(
                 "roles": None if roles is None else roles.split(","),
                 "on_event": console.on_event,
             }
-            drawn: dict[str, Any] = {"scenes": scenes, "rounds": rounds, "seed": seed}
             if output is not None:
                 fitted = evaluation.calibrate(
                     checkpoint,
@@ -233,12 +243,9 @@ def eval_(
                 console.result(fitted.to_json(), lambda: show_calibration(console, fitted))
                 return
             if against is not None:
-                pair = evaluation.compare(
-                    checkpoint, against, dataset, data, split, **drawn, **common
+                compared(
+                    evaluation.compare(checkpoint, against, dataset, data, split, **drawn, **common)
                 )
-                if csv is not None:
-                    write_text(csv, pair.to_csv())
-                console.result(pair.to_json(), lambda: show_comparison(console, pair))
                 return
             if submission is not None:
                 if common.pop("roles") or not flat(common["bands"]):

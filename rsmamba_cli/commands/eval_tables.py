@@ -55,8 +55,8 @@ def show_comparison(console: Console, found: "Comparison") -> None:
             f"{d.first:.4f}",
             f"{d.second:.4f}",
             f"{d.second - d.first:+.4f}",
-            f"{d.low:+.4f} to {d.high:+.4f}",
-            f"{d.p:.3g}",
+            f"{d.low:+.4f} to {d.high:+.4f}" if d.low == d.low else "",
+            f"{d.p:.3g}" if d.p == d.p else "",
         )
         for name, d in found.differences.items()
         if "/" not in name

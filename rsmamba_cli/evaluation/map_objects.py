@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from rsmamba_cli.evaluation.map_sides import Reader, Side, read_shapes
-from rsmamba_cli.evaluation.objects import Shapes, as_shapes, match_objects, object_counts
+from rsmamba_cli.evaluation.objects import Shapes, as_shapes, match_objects
 from rsmamba_cli.raster.vectors import trace
 
 
@@ -19,8 +19,8 @@ def map_objects(
     truth: Side,
     source: Any,
     positive: int | None,
-) -> NDArray[np.int64]:
-    """Matched, true and predicted objects of a class, int64 (3,).
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which true objects of a class were found, and which of the predicted ones are right.
 
     Regions of rasters are 4-connected. Outlines stay what they are: neighbours that touch are two.
     Objects whose centroid lies outside the area do not count.
@@ -37,7 +37,7 @@ def map_objects(
     true = _outlines(truth, source) if truth.outlines else _regions(other, source, positive)
     if inside is not None:
         predicted, true = (_within(shapes, inside, source) for shapes in (predicted, true))
-    return object_counts(*match_objects(true, predicted))
+    return match_objects(true, predicted)
 
 
 def _regions(read: Reader, source: Any, positive: int | None) -> Shapes:

@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rasterio.warp import transform
 from rasterio.windows import Window
 
 from rsmamba_cli.errors import InputError
-from rsmamba_cli.evaluation.map_sides import Side, raster_reader, read_shapes
+from rsmamba_cli.evaluation.map_sides import Reader, Side, read_shapes
 
 _MAP_COLUMNS = (("x", "y"), ("easting", "northing"))
 _WORLD_COLUMNS = (("lon", "lat"), ("longitude", "latitude"), ("long", "lat"))
@@ -32,24 +33,27 @@ def holds_points(path: Path) -> bool:
 
 
 def compare_points(
-    ours: Side,
+    maps: Sequence[tuple[Side, Reader]],
     theirs: Side,
     source: Any,
     attribute: str | None,
     area: Side | None,
     ignore: tuple[int, ...],
     left_out: Counter[str],
-) -> list[Counter[tuple[int, int]]]:
-    """Pair the value of every point with the map's value there, a pair a point.
+) -> list[Counter[tuple[int, ...]]]:
+    """Join the value of every point with the value of each map there.
 
     Args:
-        ours: the map.
-        theirs: the points: numbers, or names of the map's classes.
-        source: the map's raster.
+        maps: read on one grid.
+        theirs: the points: numbers, or names of the maps' classes.
+        source: the raster of the first map, whose grid it is.
         attribute: where their class is; None for "class".
         area: outlines that points must lie in.
         ignore: values that do not count.
-        left_out: of either side, counted up.
+        left_out: of any side, counted up.
+
+    Returns:
+        A count of (true value, value of each map) for each point that counts.
 
     Raises:
         InputError: the file cannot be read, has no such column, or a class is unknown.
@@ -57,15 +61,14 @@ def compare_points(
     name = attribute or _CLASS_COLUMN
     read = _read_csv if theirs.path.suffix.lower() == ".csv" else _read_layer
     points, raw = read(theirs, source, name)
-    numbers = {label: value for value, label in ours.names.items()}
+    numbers = {label: value for side, _ in maps for value, label in side.names.items()}
     true = [_class_of(text, numbers, theirs, name) for text in raw]
     inverse = ~source.transform
-    own = raster_reader(ours, source)
     wanted = np.ones(len(points), bool)
     if area is not None:
         shapes, _ = read_shapes(area, source, None)
         wanted = shapely.intersects_xy(shapely.union_all(shapes), points)
-    units = []
+    units: list[Counter[tuple[int, ...]]] = []
     outside = 0
     for (x, y), value, inside in zip(points.tolist(), true, wanted.tolist(), strict=True):
         column, row = (int(np.floor(c)) for c in inverse @ (x, y))
@@ -74,14 +77,15 @@ def compare_points(
         elif not (0 <= row < source.height and 0 <= column < source.width):
             outside += 1
         else:
-            guess, known = own(Window(column, row, 1, 1))
-            found = int(guess[0, 0])
-            if not known[0, 0]:
-                left_out["prediction"] += 1
-            elif value in ignore or found in ignore:
+            here = [(side, *own(Window(column, row, 1, 1))) for side, own in maps]
+            joint = (value, *(int(guess[0, 0]) for _, guess, _ in here))
+            unknown = [side.what for side, _, known in here if not known[0, 0]]
+            if unknown:
+                left_out[unknown[0]] += 1
+            elif set(joint) & set(ignore):
                 left_out["ignore"] += 1
             else:
-                units.append(Counter({(value, found): 1}))
+                units.append(Counter({joint: 1}))
     theirs.notes.append(f"the map was read at {len(units)} points of {theirs.path.name}")
     if outside:
         theirs.notes.append(f"{outside} points of {theirs.path.name} lie beside the map")

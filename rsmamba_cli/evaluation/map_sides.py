@@ -116,22 +116,23 @@ def truth_reader(side: Side, grid: Any, field_name: str | None, stack: ExitStack
     ):
         if not same_shape:
             raise InputError(
-                f"The prediction has {grid.width} x {grid.height} pixels, the truth {side.path} "
+                f"{grid.name} has {grid.width} x {grid.height} pixels, the {side.what} {side.path} "
                 f"{source.width} x {source.height}, and neither has a georeference."
             )
         return raster_reader(side, source)
     if not all(placed) or source.crs is None or grid.crs is None:
         if same_shape:
             side.notes.append(
-                "only one of prediction and truth has a georeference: compared pixel by pixel, "
-                "because their sizes agree"
+                f"only one of {Path(grid.name).name} and the {side.what} has a georeference: "
+                "compared pixel by pixel, because their sizes agree"
             )
             return raster_reader(side, source)
         raise InputError(
-            f"Only one of the prediction and the truth {side.path} has a full georeference, and "
-            "their sizes differ: they cannot be laid over each other."
+            f"Only one of {grid.name} and the {side.what} {side.path} has a full georeference, "
+            "and their sizes differ: they cannot be laid over each other."
         )
-    side.notes.append("the truth was warped to the prediction's grid (nearest neighbour)")
+    grid_of = "the prediction's" if side.what == "truth" else "the first map's"
+    side.notes.append(f"the {side.what} was warped to {grid_of} grid (nearest neighbour)")
     warped = stack.enter_context(
         WarpedVRT(
             source,
@@ -200,7 +201,7 @@ def read_shapes(side: Side, grid: Any, field_name: str | None) -> tuple[Shapes, 
             shapes = np.array([shapely.geometry.shape(m) for m in moved])
     elif bool(meta["crs"]) != bool(grid.crs):
         side.notes.append(
-            f"only one of the prediction and {side.path.name} names a CRS: their coordinates were "
-            "taken to agree"
+            f"only one of {Path(grid.name).name} and {side.path.name} names a CRS: their "
+            "coordinates were taken to agree"
         )
     return shapes, values[0] if field_name else np.zeros(0)

@@ -189,7 +189,7 @@ def test_rows_are_read_in_bands_without_a_difference(
     prediction = raster(tmp_path / "p.tif", guess)
     outlines = outline(tmp_path / "t.geojson", [box(20, 10, 30, 30)])
     whole = evaluate_map(prediction, outlines)
-    monkeypatch.setattr("rsmamba_cli.evaluation.maps._BLOCK", 7)
+    monkeypatch.setattr("rsmamba_cli.evaluation.map_counts.BLOCK", 7)
     assert np.array_equal(evaluate_map(prediction, outlines).confusion, whole.confusion)
 
 

@@ -11,7 +11,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform
 
 from rsmamba_cli.errors import InputError
-from rsmamba_cli.evaluation import evaluate_map, maps
+from rsmamba_cli.evaluation import evaluate_map, map_counts
 
 CRS = "EPSG:32633"
 X, Y = 500000.0, 5000000.0
@@ -112,7 +112,7 @@ def test_blocks_are_the_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     arrays = np.random.default_rng(0).integers(0, 2, (2, 20, 20))
     pair = [raster(tmp_path / f"{i}.tif", a) for i, a in enumerate(arrays)]
     whole = evaluate_map(*pair)
-    monkeypatch.setattr(maps, "_BLOCK", 8)
+    monkeypatch.setattr(map_counts, "BLOCK", 8)
     blocks = evaluate_map(*pair)
     assert (whole.units, whole.intervals, blocks.units) == (1, {}, 9)
     assert np.array_equal(whole.confusion, blocks.confusion)
