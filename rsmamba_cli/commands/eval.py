@@ -171,7 +171,8 @@ def eval_(
     """Measure a checkpoint on a dataset, or one map against another.
 
     Either CHECKPOINT and --dataset, or --prediction and --truth; two of either with --against.
-    Pixels are counted over the whole split; precision, recall, F1 and IoU of two classes are those of the second.
+    Pixels are counted over the whole split; precision, recall, F1 and IoU of two classes are those
+    of the second.
     """
     with running(**out.settings()) as console:
         limits = [parse_limit(text) for text in fail_under or ()]
