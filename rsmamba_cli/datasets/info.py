@@ -49,12 +49,16 @@ class LabelValues:
         ignore: those that mean "not labelled".
         note: what a user is told when a dataset is coded so.
         ending: of the stems of label files that are always coded so; "" for none.
+        folder: the name of the folder whose label files are coded so, and no others; "" for any.
+        further: other numbers -> the one of ``values`` whose class they are part of.
     """
 
     values: tuple[int, ...]
     ignore: tuple[int, ...]
     note: str
     ending: str = ""
+    folder: str = ""
+    further: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rsmamba_cli.datasets.files import TileHeader, read_header
 from rsmamba_cli.datasets.info import INPUTS, DatasetInfo
+from rsmamba_cli.datasets.layout import folders_of
 from rsmamba_cli.errors import DatasetError
 
 Bands = Sequence[int] | Sequence[Sequence[int] | None]
@@ -29,6 +32,7 @@ class DatasetInput:
         dtype: the numpy name of the values.
         numbers: 1-based numbers of the bands in the files; None for all but alpha.
         nodata: a no-data value that the files do not declare, or None.
+        parts: what it is stacked of, where its role names several folders.
     """
 
     name: str
@@ -37,6 +41,7 @@ class DatasetInput:
     dtype: str
     numbers: tuple[int, ...] | None = None
     nodata: float | None = None
+    parts: tuple["DatasetInput", ...] = ()
 
     def describe(self) -> str:
         """Bands and type in words."""
@@ -58,9 +63,10 @@ def describe_inputs(
     Args:
         info: the catalogue's entry; names the bands where it knows as many as there are.
         task: of the dataset.
-        roles: folder of each image.
-        files: of the first sample.
-        bands: those to use; None for all but alpha.
+        roles: folder, or folders, of each image.
+        files: of the first sample, one a folder.
+        bands: those to use; None for all but alpha. Like what follows, of each folder where some
+            are stacked.
         nodata: what the files do not declare.
         names: of the bands, as the user's class file says.
 
@@ -69,7 +75,10 @@ def describe_inputs(
             without saying which bands are whose.
     """
     count = len(files)
+    folders = [folders_of(role) for role in roles]
+    stacked = count > len(roles)
     official = (info.bands, info.sar_bands) if task == "multimodal" else (info.bands,) * count
+    official = ((),) * count if stacked else official
     numbers = bands_of_each(bands, count)
     if count == 2 and files[0] == files[1] and bands is None:
         first, second = map(len, official)
@@ -85,8 +94,9 @@ def describe_inputs(
         given = [[str(n) for n in part] for part in names if not isinstance(part, str)]
         given = given or [[str(name) for name in names]] * count
         _check_count("bands in the class file", given, count)
+    flat = [(n, folder) for n, part in zip(INPUTS[task], folders, strict=True) for folder in part]
     inputs = []
-    for i, (name, role, path) in enumerate(zip(INPUTS[task], roles, files, strict=True)):
+    for i, ((name, role), path) in enumerate(zip(flat, files, strict=True)):
         header = read_header(path)
         used = numbers[i]
         if used is None and len(header.bands) < len(official[i]) == len(header.stored):
@@ -94,7 +104,29 @@ def describe_inputs(
             used = tuple(range(1, len(header.stored) + 1))
         bands_in_use = _names(path, header, used, given[i], official[i])
         inputs.append(DatasetInput(name, role, bands_in_use, header.dtype, used, values[i]))
-    return tuple(inputs)
+    if not stacked:
+        return tuple(inputs)
+    waiting = iter(inputs)
+    return tuple(_stack(role, [next(waiting) for _ in folders_of(role)]) for role in roles)
+
+
+def _stack(role: str, parts: Sequence[DatasetInput]) -> DatasetInput:
+    """One image of the bands of several; bands with a name that is taken get their folder's."""
+    if len(parts) == 1:
+        return parts[0]
+    bands: list[str] = []
+    for part in parts:
+        bands += [f"{part.role}_{band}" if band in bands else band for band in part.bands]
+    dtype = np.result_type(*(part.dtype for part in parts)).name
+    nodata = {part.nodata for part in parts}
+    return DatasetInput(
+        parts[0].name,
+        role,
+        tuple(bands),
+        dtype,
+        nodata=nodata.pop() if len(nodata) == 1 else None,
+        parts=tuple(parts),
+    )
 
 
 def bands_of_each(bands: Bands | None, count: int) -> list[tuple[int, ...] | None]:

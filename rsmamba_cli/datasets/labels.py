@@ -7,7 +7,7 @@ up or wholly unlabelled, and only its neighbours tell.
 import colorsys
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class LabelCoding:
         binary_any: every value but 0 (and ``ignore``) is class 1.
         notes: what was understood and a user should know.
         palette: colour -> value, where label files are pictures.
+        further: values that are taken for another.
     """
 
     classes: tuple[DatasetClass, ...]
@@ -46,6 +47,7 @@ class LabelCoding:
     binary_any: bool = False
     notes: tuple[str, ...] = ()
     palette: Mapping[Color, int] | None = None
+    further: Mapping[int, int] = field(default_factory=dict)
 
     def read(self, path: Path, box: Box | None = None) -> NDArray[Any]:
         """Read a label file, or a part, as the values that `encode` takes, (H, W).
@@ -57,7 +59,8 @@ class LabelCoding:
 
     def knows(self, values: NDArray[Any]) -> bool:
         """Whether all values are classes or ignored."""
-        return bool(np.isin(values, [*(c.value for c in self.classes), *self.ignore]).all())
+        known = [*(c.value for c in self.classes), *self.ignore, *self.further]
+        return bool(np.isin(values, known).all())
 
     def encode(self, raw: NDArray[Any], path: Path | str = "label") -> NDArray[np.int64]:
         """Turn file values (H, W) into class indices (H, W), int64, 255 where ignored.
@@ -65,6 +68,11 @@ class LabelCoding:
         Raises:
             DatasetError: the array holds a value that is neither a class nor ignored.
         """
+        if self.further:
+            given = raw
+            raw = raw.copy()
+            for value, taken in self.further.items():
+                raw[given == value] = taken
         if self.binary_any:
             out: NDArray[np.int64] = (raw != 0).astype(np.int64)
         else:
@@ -118,10 +126,14 @@ def official_coding(info: DatasetInfo, labels: Iterable[Path]) -> LabelCoding:
     for other in info.recodings:
         pairs = zip(info.classes, other.values, strict=True)
         classes = tuple(replace(c, value=value) for c, value in pairs)
-        choices.append(LabelCoding(classes, other.ignore, notes=(other.note,)))
-        if other.ending and few and few[0].stem.endswith(other.ending):
-            return choices[-1]
-    for path in few if info.recodings else ():
+        recoded = LabelCoding(classes, other.ignore, notes=(other.note,), further=other.further)
+        if few and other.ending and few[0].stem.endswith(other.ending):
+            return recoded
+        if few and other.folder and few[0].parent.name.lower() == other.folder:
+            return recoded
+        if not other.folder:
+            choices.append(recoded)
+    for path in few if len(choices) > 1 else ():
         values = np.unique(read_label(path))
         fitting = [choice for choice in choices if choice.knows(values)]
         if len(fitting) == 1:

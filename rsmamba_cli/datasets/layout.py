@@ -54,7 +54,10 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What was found: the task, the folder of each image, and the tiles of every split there is."""
+    """What was found: the task, the role of each image, and the tiles of every split there is.
+
+    A role is the name of a folder, or of several with a plus between, whose files are stacked.
+    """
 
     root: Path
     task: str
@@ -78,7 +81,8 @@ def find_layout(
         root: the dataset's folder.
         info: its catalogue entry, for the tasks it allows and the words of a refusal.
         task: look for this task's folders only; None tries the entry's tasks in turn.
-        roles: folders of the images, where they are not the usual ones.
+        roles: folders of the images, where they are not the usual ones; ``t1+sar_t1`` stacks the
+            files of two.
 
     Raises:
         DatasetError: nothing there, another layout, or files that do not pair; the message says
@@ -91,14 +95,20 @@ def find_layout(
         raise DatasetError(_refusal(info, f"{root} {kind}."))
     for candidate, images in _candidates(info, task, roles):
         splits = {}
+        folders = tuple(folder for role in images for folder in folders_of(role))
         for split in SPLITS:
-            found = _find_split(root, images, split)
+            found = _find_split(root, folders, split)
             if found is not None:
                 splits[split] = _pair(root, info, split, *found)
         if splits:
             return Layout(root, candidate, images, splits)
     asked = f" The images were looked for in folders called {', '.join(roles)}." if roles else ""
     raise DatasetError(_refusal(info, f"In {root} there is {describe_tree(root)}.{asked}"))
+
+
+def folders_of(role: str) -> tuple[str, ...]:
+    """The folders whose files make up an image."""
+    return tuple(role.split("+"))
 
 
 def _candidates(

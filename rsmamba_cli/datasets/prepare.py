@@ -81,6 +81,7 @@ _CUTTINGS: Mapping[str, Cutting] = {
     "vaihingen": _ISPRS,
     "isaid": Cutting(896, 512, pad=True, folders=_BY_ROLE, name=_down_across),
     "whu-opt-sar": Cutting(256),
+    "hunan": Cutting(),
     "ade20k": Cutting(folders=("images/{split}", "annotations/{split}")),
     "cityscapes": Cutting(folders=_BY_ROLE),
     "coco-stuff": Cutting(folders=_BY_ROLE),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rsmamba_cli.datasets.files import SUFFIXES, list_images, read_header
-from rsmamba_cli.datasets.info import ROLES, DatasetInfo
+from rsmamba_cli.datasets.info import ROLES, SPLITS, DatasetInfo
 from rsmamba_cli.datasets.layout import Layout, Tile, describe_tree, find_layout
 from rsmamba_cli.errors import DatasetError
 
@@ -174,12 +174,28 @@ def _coco_stuff(source: Path) -> dict[str, list[Tile]]:
     return _paired(images, labels, ((k, _SPLIT_WORDS[p.parent.name]) for k, p in labels.items()))
 
 
+def _hunan(source: Path) -> dict[str, list[Tile]]:
+    """``train/s2/s2_7.tif`` with ``s1/s1_7.tif`` and ``lc/lc_7.tif`` (or ``lc/7.tif``)."""
+    found: dict[tuple[str, str], dict[str, Path]] = {}
+    for path in _images(source):
+        role, split = path.parent.name.lower(), path.parent.parent.name.lower()
+        if role in ("s2", "s1", "lc") and split in SPLITS:
+            key = path.stem.removeprefix(f"{role}_")
+            found.setdefault((split, key), {})[role] = path
+    splits: dict[str, list[Tile]] = {}
+    for (split, key), files in found.items():
+        if len(files) == 3:
+            splits.setdefault(split, []).append(Tile(key, (files["s2"], files["s1"]), files["lc"]))
+    return splits
+
+
 _FINDERS: Mapping[str, Callable[[Path], dict[str, list[Tile]]]] = {
     "potsdam": _potsdam,
     "vaihingen": _vaihingen,
     "isaid": _isaid,
     "loveda": _loveda,
     "coco-stuff": _coco_stuff,
+    "hunan": _hunan,
 }
 
 

@@ -175,7 +175,8 @@ class FolderSplit:
         data = self.dataset
         images = []
         valid: NDArray[np.bool_] | None = None
-        for path, wanted in zip(tile.images, data.inputs, strict=True):
+        parts = [part for image in data.inputs for part in image.parts or (image,)]
+        for path, wanted in zip(tile.images, parts, strict=True):
             array, mask = read_image(path, wanted.numbers, box, wanted.nodata)
             if len(array) != len(wanted.bands) or array.dtype != np.dtype(wanted.dtype):
                 raise DatasetError(
@@ -192,10 +193,17 @@ class FolderSplit:
                     f"{path} is {array.shape[2]} x {array.shape[1]} pixels, its label {tile.label} "
                     f"{raw.shape[1]} x {raw.shape[0]}. They must be of one size."
                 )
+        waiting = iter(images)
+        joined = [
+            np.concatenate([next(waiting) for _ in image.parts], dtype=image.dtype)
+            if image.parts
+            else next(waiting)
+            for image in data.inputs
+        ]
         label = data.coding.encode(raw, tile.label)
         if valid is not None:
             label[~valid] = IGNORE
-        return Sample(tuple(images), label, tile.stem, valid)
+        return Sample(tuple(joined), label, tile.stem, valid)
 
     def class_counts(self) -> None:
         """Nothing has been counted."""
@@ -281,7 +289,8 @@ def open_dataset(
             needs none.
         task: "segmentation", "change" or "multimodal", for datasets that could be several.
         roles: folders of the images, where they are not the usual ones; one folder twice, with
-            ``bands`` for each, where its files hold both images.
+            ``bands`` for each, where its files hold both images; ``t1+sar_t1`` stacks the files of
+            two folders, and bands and no-data values are then those of each folder.
         bands: 1-based bands to use, in order, of every image or of each; None for all but alpha.
         nodata: a no-data value that the image files do not declare, of every image or of each.
         expected_classes: the number of classes of the model that is to be measured, which decides

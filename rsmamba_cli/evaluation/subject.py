@@ -8,6 +8,7 @@ from torch import nn
 
 from rsmamba_cli.datasets import Dataset, open_dataset
 from rsmamba_cli.datasets.inputs import Bands
+from rsmamba_cli.datasets.layout import folders_of
 from rsmamba_cli.errors import CheckpointError
 from rsmamba_models import CheckpointMeta, ModelsError, load_checkpoint
 
@@ -55,11 +56,22 @@ def open_subject(
         task=meta.task,
         roles=roles,
         bands=bands,
-        nodata=tuple(spec.nodata for spec in meta.inputs),
+        nodata=_nodata(meta, roles),
         expected_classes=len(meta.classes),
         options=options,
     )
     return Subject(path, model, meta, opened, tuple(_check_fit(path, meta, opened)))
+
+
+def _nodata(meta: CheckpointMeta, roles: Sequence[str] | None) -> list[float | None]:
+    """The value without data of every folder of images: that of the training where it is known."""
+    if roles is None or not any("+" in role for role in roles):
+        return [spec.nodata for spec in meta.inputs]
+    if list(roles) == meta.training.get("roles"):
+        known: list[float | None] = meta.training["nodata"]
+        return known
+    pairs = zip(meta.inputs, roles, strict=False)
+    return [spec.nodata for spec, role in pairs for _ in folders_of(role)]
 
 
 def load_model(path: Path) -> tuple[nn.Module, CheckpointMeta]:

@@ -216,6 +216,7 @@ def _describe(
         training={
             "dataset": config.data.dataset,
             "roles": [image.role for image in dataset.inputs],
+            "nodata": [p.nodata for image in dataset.inputs for p in image.parts or (image,)],
             "recipe": config.name,
             "recipe_sha256": config.sha256(),
             "seed": config.seed,

@@ -125,6 +125,8 @@ def floods(tmp_path):
         ("multimodal", ["t2", "sar_t2"], [3, 1]),
         ("segmentation", ["sar_t2"], [1]),
         ("change", None, [3, 3]),
+        ("change", ["t1+sar_t1", "t2+sar_t2"], [4, 4]),
+        ("multimodal", ["t1+t2", "sar_t2"], [6, 1]),
     ],
 )
 def test_any_of_several_folders_can_be_images(floods, task, roles, bands):
@@ -184,3 +186,54 @@ def test_a_class_file_names_the_bands_of_each(root):
     )
     optical, sar = open_dataset("folder", root).inputs
     assert (optical.bands, sar.bands) == (("blue", "green", "red", "nir"), ("vv",))
+
+
+def test_folders_with_a_plus_are_stacked(floods):
+    roles = ["t1+sar_t1", "t2+sar_t2"]
+    dataset = open_dataset("folder", floods, roles=roles, task="change", nodata=(0, 255, 0, 255))
+    first, second = dataset.inputs
+    assert first.bands == ("red", "green", "blue", "b1") and first.dtype == "uint8"
+    assert (second.name, second.role) == ("t2", "t2+sar_t2")
+    alone = [
+        open_dataset("folder", floods, roles=[r], task="segmentation") for r in ("t2", "sar_t2")
+    ]
+    parts = [one.split("train")[0].images[0] for one in alone]
+    sample = dataset.split("train")[0]
+    np.testing.assert_array_equal(sample.images[1], np.concatenate(parts))
+    box = (4, 8, 16, 8)
+    cut = dataset.split("train").read(0, box).images[1]
+    np.testing.assert_array_equal(cut, sample.images[1][:, 4:20, 8:16])
+
+
+def test_either_part_of_a_stack_can_lack_data(floods):
+    sar = np.full((1, 32, 32), 100, np.uint8)
+    sar[:, :5] = 255
+    write_image(floods / "train" / "sar_t2" / "a.png", sar)
+    optical = np.full((3, 32, 32), 100, np.uint8)
+    optical[:, :, :3] = 0
+    write_image(floods / "train" / "t1" / "a.png", optical)
+    dataset = open_dataset(
+        "folder",
+        floods,
+        roles=["t1+sar_t1", "t2+sar_t2"],
+        task="change",
+        nodata=(0, 255, 0, 255),
+    )
+    label = dataset.split("train")[0].label
+    assert (label[:5] == 255).all() and (label[:, :3] == 255).all()
+    assert (label[5:, 3:] != 255).all()
+
+
+def test_parts_of_two_types_take_the_wider_one(root):
+    dataset = open_dataset("folder", root, roles=["image+sar"], task="segmentation")
+    sample = dataset.split("train")[0]
+    assert sample.images[0].shape == (5, 32, 32) and sample.images[0].dtype == np.float32
+    assert check_dataset("folder", root, roles=["image+sar"], task="segmentation").ok
+
+
+def test_a_missing_part_is_named(floods):
+    with pytest.raises(DatasetError, match=r"called t1\+sar, t2\+sar_t2"):
+        open_dataset("folder", floods, roles=["t1+sar", "t2+sar_t2"], task="change")
+    with pytest.raises(DatasetError, match=r"data.nodata is given for 2 images; a sample has 4"):
+        roles = ["t1+sar_t1", "t2+sar_t2"]
+        open_dataset("folder", floods, roles=roles, task="change", nodata=(0, 255))

@@ -122,6 +122,24 @@ def whu_opt_sar(root: Path) -> None:
         write_image(root / f"lbl/NH{n}.tif", ids("whu-opt-sar", LABEL % 7))
 
 
+HUNAN_PLACES = np.arange(64 * 64).reshape(64, 64) % 13
+HUNAN_CODES = np.array((255, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), np.uint8)
+HUNAN_CLASSES = np.array((IGNORE, 0, 1, 2, 1, 3, 5, 6, 6, 4, 6, IGNORE, IGNORE))
+"""Cropland, forest, grassland, forest, wetland, water, others twice, bare land, others."""
+
+
+def hunan(root: Path) -> None:
+    for split in ("train", "val", "test"):
+        place = root / "x/Hunan_Dataset" / split
+        write_image(place / "s2/s2_7.tif", np.ones((13, 64, 64), np.uint16), georeferenced=True)
+        write_image(place / "s1/s1_7.tif", np.full((2, 64, 64), -9, np.float32))
+        write_image(place / "topo/topo_7.tif", np.ones((2, 64, 64), np.float32))
+        # The publication names labels either way.
+        name = "lc_7.tif" if split == "train" else "7.tif"
+        write_image(place / "lc" / name, HUNAN_CODES[HUNAN_PLACES])
+    zipped(root / "x", root / "Hunan_Dataset.zip")
+
+
 def levir_cd(root: Path) -> None:
     change_folder(root / "x", roles=("A", "B", "label"))
     for split in ("train", "val", "test"):
@@ -146,6 +164,7 @@ def whu(root: Path) -> None:
         (coco_stuff, None, {"train": 1, "val": 1}, None),
         (ade20k, None, {"train": 1, "val": 1}, LABEL),
         (whu_opt_sar, 32, {"train": 28, "val": 4, "test": 8}, (LABEL % 7)[:32, :32]),
+        (hunan, None, {"train": 1, "val": 1, "test": 1}, HUNAN_CLASSES[HUNAN_PLACES]),
         (levir_cd, 32, {"train": 12, "val": 8, "test": 8}, None),
         (whu, None, {"train": 3, "val": 2, "test": 2}, None),
     ],
@@ -167,6 +186,8 @@ def test_published_archives_become_a_dataset(tmp_path: Path, make, tile, tiles, 
         assert np.unique(sample.label).tolist() == [0, 11, 24, 25, 26, 170, IGNORE]
     if name == "whu-opt-sar":
         assert report.split == "rsmamba-tens" and sample.images[0].shape == (4, 32, 32)
+    if name == "hunan":
+        assert [i.shape for i in sample.images] == [(13, 64, 64), (2, 64, 64)]
     if name == "potsdam":
         names = {p.stem for p in (tmp_path / "out/img_dir/val").iterdir()}
         assert "2_13_0_16_48_64" in names

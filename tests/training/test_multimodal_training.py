@@ -14,7 +14,7 @@ from torch import nn
 from rsmamba_cli.datasets import open_dataset
 from rsmamba_cli.errors import CheckpointError, InputError, ResumeError
 from rsmamba_cli.evaluation import evaluate
-from rsmamba_cli.inference import PredictOptions, predict
+from rsmamba_cli.inference import PredictOptions, change, predict
 from rsmamba_cli.training import train
 from rsmamba_cli.training.data import TrainSamples, measure_transform
 from rsmamba_cli.training.recipe import AugmentPart, DataPart
@@ -201,6 +201,51 @@ def test_two_dates_of_radar_are_learnt_by_their_folders(tmp_path, tiny_config, c
     assert evaluate(result.last, "folder", root, "val", device="cpu").tiles == 2
     with pytest.raises(CheckpointError, match=r"takes 1 bands.*as t1; the images have 3"):
         evaluate(result.last, "folder", root, "val", device="cpu", roles=["t1", "t2"])
+
+
+def test_dates_of_two_sensors_each_are_learnt_measured_and_mapped(tmp_path, tiny_config) -> None:
+    data = tmp_path / "pairs"
+    for split in ("train", "val"):
+        for i in range(3):
+            rng = np.random.default_rng(i)
+            flooded = np.kron(rng.integers(0, 2, (4, 4)), np.ones((16, 16))).astype(np.uint8)
+            for date in (1, 2):
+                optical = rng.integers(1, 250, (3, 64, 64)).astype(np.uint8)
+                radar = 120 - 100 * (flooded * (date == 2)) + rng.integers(0, 9, (1, 64, 64))
+                place = data / split
+                write_image(place / f"t{date}" / f"{i}.tif", optical, georeferenced=True)
+                radar = radar.astype(np.uint8)
+                radar[:, :3] = 255
+                write_image(place / f"sar_t{date}" / f"{i}.tif", radar, georeferenced=True)
+                both = np.concatenate([optical, radar])
+                stack = tmp_path / f"{split}_{i}_{date}.tif"
+                write_image(stack, both, georeferenced=True, photometric="MINISBLACK")
+            write_image(place / "label" / f"{i}.tif", flooded, georeferenced=True)
+    config = tiny_config(
+        data={
+            "root": str(data),
+            "task": "change",
+            "roles": ["t1+sar_t1", "t2+sar_t2"],
+            "nodata": [0, 255, 0, 255],
+            "crop": 64,
+            "batch_size": 3,
+        },
+        model={"name": "rsm_cd_nano", "arguments": SMALLEST},
+        optimiser={"lr": 1e-2},
+        loop={"steps": 40, "epochs": None, "validate_every_epochs": None},
+    )
+    result = train(config, tmp_path / "run")
+    assert result.last_metrics["f1"] > 0.8
+    found = evaluate(result.last, "folder", data, "val", device="cpu")
+    assert found.metrics["f1"] == pytest.approx(result.last_metrics["f1"], abs=1e-6)
+    assert found.pixels == 3 * 61 * 64  # three rows of the radar lack data
+    dates = [tmp_path / f"val_0_{date}.tif" for date in (1, 2)]
+    change(*dates, tmp_path / "m.tif", PredictOptions(model=result.last, device="cpu"))
+    with (
+        rasterio.open(tmp_path / "m.tif") as mapped,
+        rasterio.open(data / "val/label/0.tif") as truth,
+    ):
+        assert (mapped.read(1) == truth.read(1)).mean() > 0.9
 
 
 def test_dates_that_differ_in_bands_are_refused(tmp_path, tiny_config, floods) -> None:

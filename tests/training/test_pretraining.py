@@ -1,5 +1,9 @@
 """Pre-training of encoders on a generated folder of images."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from rsmamba_cli.pretraining.objective import mix_batch
 from rsmamba_cli.training import list_recipes, load_recipe, train
 from rsmamba_models import load_checkpoint, read_meta
 
+ROOT = Path(__file__).parents[2]
 SMALL = "{dims: [8, 16, 32, 64], depths: [1, 1, 1, 1], ssm_d_state: 2}"
 
 
@@ -30,14 +35,37 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+FIXED = (
+    *("data.crop=32", "data.batch_size=4", "optimiser.accumulate=1", "schedule.warmup_steps=2"),
+    *("loop.epochs=none", "loop.validate_every_epochs=none", "loop.device=cpu"),
+    *("loop.log_every=1", f"model.arguments={{encoder_arguments: {SMALL}}}"),
+)
+
+
 def config_for(root: Path, *settings: str, recipe: str | None = None, **values) -> PretrainConfig:
-    fixed = [
-        "data.crop=32", "data.batch_size=4", "optimiser.accumulate=1", "schedule.warmup_steps=2",
-        "loop.epochs=none", "loop.validate_every_epochs=none", "loop.device=cpu",
-        "loop.log_every=1", f"model.arguments={{encoder_arguments: {SMALL}}}",
-    ]  # fmt: skip
     chosen = {"data.root": root, "model.name": "rs_mamba_nano", "loop.steps": 3, **values}
-    return load_recipe(recipe, [*fixed, *settings], chosen, kind=PretrainConfig)
+    return load_recipe(recipe, [*FIXED, *settings], chosen, kind=PretrainConfig)
+
+
+def settings(*lines: str) -> list[str]:
+    return [word for line in lines for word in ("--set", line)]
+
+
+def run_program(*words: object) -> dict:
+    """Run ``rsmamba`` in processes of its own; returns the JSON it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rsmamba_cli", *map(str, words), "--json", "--quiet"],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'models'}",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("recipe", list_recipes(PretrainConfig))
@@ -65,6 +93,28 @@ def test_a_resumed_run_equals_one_in_one_piece(images: Path, tmp_path: Path) -> 
         for name in ("whole", "parts")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_take_the_course_of_one_with_twice_the_batch(
+    images: Path, tmp_path: Path
+) -> None:
+    same = ("augment.rand_augment=0", "augment.mixup=0", "augment.cutmix=0", "optimiser.ema=none")
+    smooth = (*same, "optimiser.kind=sgd", "optimiser.lr=0.02", "data.workers=0")
+    alone = pretrain(config_for(images, *smooth, "data.batch_size=4"), tmp_path / "alone")
+    done = run_program(
+        "pretrain", "--data", images, "--out", tmp_path / "pair", "--devices", "2",
+        *settings(*FIXED, *smooth, "data.batch_size=2", "loop.steps=3"),
+        "--model", "rs_mamba_nano",
+    )  # fmt: skip
+    assert done["last_metrics"]["nll"] == pytest.approx(alone.last_metrics["nll"], rel=1e-3)
+    first, second = (
+        torch.load(tmp_path / run / "state.pt", weights_only=True)["model"]
+        for run in ("alone", "pair")
+    )
+    for name, tensor in first.items():
+        assert torch.allclose(tensor, second[name], rtol=1e-4, atol=1e-5), name
+    page = (tmp_path / "pair/report.html").read_text()
+    assert "Finished: 3 steps" in page and "rs_mamba_nano on images" in page
 
 
 def test_train_starts_from_the_encoder(images: Path, tmp_path: Path, tiny_config) -> None:

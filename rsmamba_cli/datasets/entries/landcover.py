@@ -247,12 +247,24 @@ HUNAN = DatasetInfo(
         "DIR/cat1/{train,val,test}/STEM.tif, 15 bands (13 of Sentinel-2, then VV and VH in dB), "
         "with DIR/lbl/{train,val,test}/STEM.tif, as Mamba-Diffusion has it\n"
         "or DIR/{train,val,test}/{image,sar,label}/STEM.tif\n"
-        "labels 1 to 7; 0 is ignored"
+        "labels 1 to 7; 0 is ignored\n"
+        "published as {train,val,test}/{s2,s1,lc}/{s2_,s1_,lc_}STEM.tif: datasets prepare"
+    ),
+    recodings=(
+        LabelValues(
+            (1, 2, 3, 5, 9, 6, 8),
+            (0, 11, 12, 255),
+            "labels hold the 13 codes of the publication; bare land is called unused land, and "
+            "others built-up area",
+            folder="lc",
+            further={4: 2, 7: 8, 10: 8},
+        ),
     ),
     notes=(
         "Mamba-Diffusion's code and the dataset's own description disagree on the classes 5 to 7 "
         "(unused land, water, built-up area against water, bare land, others): check a tile.",
-        "The published labels hold 13 other codes; the dataset's description says how to recode "
-        "them (its classes count from 0). The terrain model is not used.",
+        "Prepared from the publication, classes follow its description by their meaning: bare land "
+        "is unused land, others are built-up area; code 11, of no class there, is ignored. The "
+        "terrain model is not used.",
     ),
 )
