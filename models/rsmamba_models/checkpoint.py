@@ -139,7 +139,6 @@ def load_checkpoint(
         for name, t in stored.items()
     }
     model.load_state_dict(tensors, assign=True)
-    model.requires_grad_(True)
     return model.eval(), meta
 
 

@@ -23,17 +23,15 @@ from rsmamba_models.layers import (
     DropPath,
     Mlp,
     PatchEmbed,
+    SelectiveScan2d,
     by_rows,
     crop,
     linear_init_,
     pad_to_multiple,
 )
-from rsmamba_models.ops import projected_scan, scan_order
-
-_DIRECTIONS = 8
 
 
-class OmniScan(nn.Module):
+class OmniScan(SelectiveScan2d):
     """Omnidirectional selective scan module (OSSM; the paper's section 3.3).
 
     Args:
@@ -47,35 +45,19 @@ class OmniScan(nn.Module):
     def __init__(
         self, channels: int, d_state: int, ratio: float, dt_rank: int, eps: float = 1e-5
     ) -> None:
-        super().__init__()
         inner = round(ratio * channels)
-        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
-        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        # Made before the scan's parameters: a seed gives the weights that it always gave.
+        in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        out_proj = nn.Linear(inner, channels, bias=False)
+        super().__init__(inner, d_state, dt_rank, order="omni")
+        self.in_proj = in_proj
+        self.conv = conv
         self.act = nn.SiLU()
-        # One projection of every kind per direction; rows of x_proj are: dt, B, C.
-        self.x_proj = nn.Parameter(torch.empty(_DIRECTIONS, dt_rank + 2 * d_state, inner))
-        self.dt_proj = nn.Parameter(torch.empty(_DIRECTIONS, inner, dt_rank))
-        self.dt_bias = nn.Parameter(torch.empty(_DIRECTIONS, inner))
-        self.A_log = nn.Parameter(torch.empty(_DIRECTIONS, inner, d_state))
-        self.D = nn.Parameter(torch.empty(_DIRECTIONS, inner))
         self.out_norm = nn.LayerNorm(inner, eps=eps)
-        self.out_proj = nn.Linear(inner, channels, bias=False)
-        self.reset_scan_parameters()
+        self.out_proj = out_proj
 
-    @torch.no_grad()
-    def reset_scan_parameters(self, dt_min: float = 1e-3, dt_max: float = 1e-1) -> None:
-        """Mamba's initialisation: steps log-uniform in [dt_min, dt_max], A = -1..-N, D = 1."""
-        inner, rank = self.dt_proj.shape[1:]
-        nn.init.uniform_(self.x_proj, -(inner**-0.5), inner**-0.5)
-        nn.init.uniform_(self.dt_proj, -(rank**-0.5), rank**-0.5)
-        log_step = torch.empty_like(self.dt_bias).uniform_(math.log(dt_min), math.log(dt_max))
-        step = log_step.exp().clamp_(min=1e-4)
-        self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus's inverse
-        states = torch.arange(1, self.A_log.shape[-1] + 1, device=self.A_log.device)
-        self.A_log.copy_(torch.log(states.float()))
-        nn.init.ones_(self.D)
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(B, H, W, C) -> (B, H, W, C)."""
         weight_x, weight_z = self.in_proj.weight.chunk(2)
 
@@ -83,37 +65,12 @@ class OmniScan(nn.Module):
             out: Tensor = self.out_proj(self.out_norm(y) * F.silu(F.linear(x, weight_z)))
             return out
 
-        y = self.scan(self._convolved(F.linear(x, weight_x)))
+        y = super().forward(self._convolved(F.linear(x, weight_x)))
         return by_rows(gated, y, x, width=2 * y.shape[-1])
 
     def _convolved(self, x: Tensor) -> Tensor:
         u: Tensor = self.act(self.conv(x.permute(0, 3, 1, 2)))
         return u.permute(0, 2, 3, 1).contiguous()
-
-    def scan(self, u: Tensor) -> Tensor:
-        """Scan along the eight directions and sum: (B, H, W, E) -> (B, H, W, E).
-
-        Steps, B and C depend on one pixel only, so they are projected once, on the un-permuted
-        map, for all directions.
-        """
-        batch, height, width, inner = u.shape
-        rank, d_state = self.dt_proj.shape[-1], self.A_log.shape[-1]
-        u = u.view(batch, height * width, inner)
-        projected = F.linear(u, self.x_proj.flatten(0, 1))
-        projected = projected.view(batch, -1, _DIRECTIONS, rank + 2 * d_state).transpose(1, 2)
-        low, b, c = torch.split(projected, [rank, d_state, d_state], -1)
-        y = projected_scan(
-            u,
-            low,
-            self.dt_proj,
-            -torch.exp(self.A_log.float() if self.A_log.itemsize < 4 else self.A_log),
-            b,
-            c,
-            self.D,
-            self.dt_bias,
-            order=scan_order("omni", height, width, device=u.device),
-        )
-        return y.view(batch, height, width, inner)
 
 
 class OmniBlock(nn.Module):

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from rsmamba_models.layers import crop, pad_to, pad_to_multiple
 from rsmamba_models.registry import get_decoder, get_encoder
 
 
-class PyramidEncoder(nn.Module):
-    """What ``Segmenter`` asks of an encoder: an interface, not an implementation.
+class PyramidEncoder(Protocol):
+    """What ``Segmenter`` asks of an encoder, which is a module.
 
     Attributes:
         channels: Widths of the maps, fine to coarse.
@@ -28,9 +28,8 @@ class PyramidEncoder(nn.Module):
     strides: tuple[int, ...]
     size_multiple: int
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def __call__(self, image: Tensor) -> list[Tensor]:
         """(B, in_chans, H, W) -> maps (B, channels[i], ceil(H / strides[i]), ...)."""
-        raise NotImplementedError
 
 
 class Segmenter(nn.Module):

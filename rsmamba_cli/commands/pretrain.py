@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags
-from rsmamba_cli.commands.train import show_result
+from rsmamba_cli.commands.run_flags import Run, post_mortem, show_result
 from rsmamba_cli.console import running
 
 app = command_app()
@@ -26,38 +26,7 @@ def pretrain(
             metavar="NAME", help="An encoder, such as segman_tiny. Default: the recipe's."
         ),
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Settings. Default: default.")
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Folder of the run. Default: runs/pretrain-MODEL."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder.")
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")
-    ] = None,
-    devices: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many. Default: the recipe's.")
-    ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Machines; see docs/training.md.")
-    ] = None,
-    limit_steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Stop after N steps, to be resumed.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting of the recipe, such as optimiser.lr=3e-4; repeatable.",
-        ),
-    ] = None,
+    run: Run,
     out: Output,
 ) -> None:
     """Train an encoder to tell the classes of whole images.
@@ -65,28 +34,19 @@ def pretrain(
     `rsmamba train --encoder-weights RUN/best.safetensors` starts from it.
     """
     with running(**out.settings()) as console:
-        if resume and recipe is None and folder is not None:
-            kept = folder / "recipe.yaml"
-            recipe = str(kept) if kept.is_file() else None
         from rsmamba_cli.pretraining import PretrainConfig
         from rsmamba_cli.pretraining import pretrain as library
         from rsmamba_cli.training import load_recipe
         from rsmamba_cli.training.devices import is_main_process
 
         config = load_recipe(
-            recipe,
-            settings or (),
-            {
-                "data.root": data,
-                "model.name": model,
-                "loop.device": device,
-                "loop.devices": devices,
-                "loop.nodes": nodes,
-                "loop.limit_steps": limit_steps,
-            },
+            run.recipe_to_load(),
+            run.settings or (),
+            {**run.values(), "data.root": data, "model.name": model},
             kind=PretrainConfig,
         )
-        place = folder or Path("runs") / f"pretrain-{config.model.name}"
-        result = library(config, place, resume, console.on_event)
+        place = run.folder or Path("runs") / f"pretrain-{config.model.name}"
+        with post_mortem(run.debugger):
+            result = library(config, place, run.resume, console.on_event)
         if is_main_process():
             console.result(result.to_json(), lambda: show_result(console, result))

@@ -1,19 +1,13 @@
 """``rsmamba train``: a model for a dataset."""
 
-import pdb
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags, usage_error
-from rsmamba_cli.console import Console, running
-from rsmamba_cli.progress import duration
-
-if TYPE_CHECKING:
-    from rsmamba_cli.training import TrainResult
+from rsmamba_cli.commands.run_flags import Run, post_mortem, show_result
+from rsmamba_cli.console import running
 
 app = command_app()
 
@@ -42,17 +36,8 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help="See `rsmamba models`. Default: the recipe's, or nano."),
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Settings. Default: default.")
-    ] = None,
     init: Annotated[
         Path | None, typer.Option(metavar="CHECKPOINT", help="Start from these weights.")
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Folder of the run. Default: runs/DATASET-MODEL."
-        ),
     ] = None,
     encoder_weights: Annotated[
         Path | None,
@@ -67,39 +52,14 @@ def train(
         list[str] | None,
         typer.Option(metavar="PART", help="What is not to learn, such as encoder; repeatable."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder.")
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")
-    ] = None,
-    devices: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many. Default: the recipe's.")
-    ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Machines; see docs/training.md.")
-    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Fit size and schedule to this time, such as 30min."),
     ] = None,
-    limit_steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Stop after N steps, to be resumed.")
-    ] = None,
     overfit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Learn N tiles by heart, as a test.")
     ] = None,
-    debugger: Annotated[
-        bool, typer.Option("--pdb", help="Open the debugger where it fails.")
-    ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting of the recipe, such as optimiser.lr=3e-4; repeatable.",
-        ),
-    ] = None,
+    run: Run,
     out: Output,
 ) -> None:
     """Train a model on a dataset.
@@ -109,13 +69,10 @@ def train(
     interrupted.
     """
     with running(**out.settings()) as console:
-        if resume and recipe is None and folder is not None:
-            # The run's own settings, so that they need not be given again.
-            kept = folder / "recipe.yaml"
-            recipe = str(kept) if kept.is_file() else None
+        recipe = run.recipe_to_load()
         if dataset is None and recipe is None:
             usage_error("name a dataset; `rsmamba datasets` lists them", "--dataset")
-        if budget is not None and resume:
+        if budget is not None and run.resume:
             usage_error("a resumed run keeps the schedule it began with", "--budget")
         from rsmamba_cli.training import load_recipe
         from rsmamba_cli.training import train as library
@@ -125,8 +82,9 @@ def train(
 
         config = load_recipe(
             recipe,
-            settings or (),
+            run.settings or (),
             {
+                **run.values(),
                 "data.dataset": dataset,
                 "data.root": data,
                 "data.task": task,
@@ -135,55 +93,19 @@ def train(
                 "encoder_weights": encoder_weights,
                 "encoder_weights_partial": encoder_weights_partial or None,
                 "optimiser.freeze": freeze or None,
-                "loop.device": device,
-                "loop.devices": devices,
-                "loop.nodes": nodes,
-                "loop.limit_steps": limit_steps,
             },
         )
         if overfit is not None:
             config = overfitting(config, overfit)
         name = "-".join(filter(None, (config.data.dataset, config.model.name)))
-        with _post_mortem(debugger):
+        with post_mortem(run.debugger):
             if budget is not None:
                 from rsmamba_cli.training.budget import scale_to_budget
 
                 config = scale_to_budget(config, seconds_of(budget), console.on_event)
-            result = library(config, folder or Path("runs") / name, resume, console.on_event)
+            result = library(
+                config, run.folder or Path("runs") / name, run.resume, console.on_event
+            )
 
         if is_main_process():
             console.result(result.to_json(), lambda: show_result(console, result))
-
-
-def show_result(console: Console, result: "TrainResult") -> None:
-    """Print what a run left behind."""
-    from rsmamba_cli.training.state import REPORT
-
-    console.properties(
-        "trained" if result.finished else "stopped at the limit; --resume goes on",
-        {
-            "best checkpoint": result.best,
-            f"best {result.monitor}": _score(result.best_metrics, result.monitor),
-            "last checkpoint": result.last,
-            "report": result.out / REPORT,
-            f"last {result.monitor}": _score(result.last_metrics, result.monitor),
-            "steps": f"{result.steps} ({result.epochs:.1f} epochs)",
-            "time": duration(result.seconds),
-            "computed on": f"{result.device}, {result.precision}",
-        },
-    )
-
-
-@contextmanager
-def _post_mortem(wanted: bool) -> Iterator[None]:
-    """Open the debugger on an exception, in the frame that raised it."""
-    try:
-        yield
-    except Exception:
-        if wanted:
-            pdb.post_mortem()
-        raise
-
-
-def _score(metrics: dict[str, float], monitor: str) -> str | None:
-    return f"{metrics[monitor]:.4f}" if monitor in metrics else None

@@ -30,9 +30,13 @@ def classes(count):
 
 def describe(model, **changes):
     names = ("t1", "t2") if model.task == "change" else ("image",)
-    bands = tuple(f"b{i}" for i in range(model.in_chans))
-    inputs = tuple(
-        InputSpec(name=n, bands=bands, transform=Transform.unit8(len(bands))) for n in names
+    inputs = changes.get("inputs") or tuple(
+        InputSpec(
+            name=n,
+            bands=tuple(f"b{i}" for i in range(model.in_chans)),
+            transform=Transform.unit8(model.in_chans),
+        )
+        for n in names
     )
     fields = {
         "architecture": model.architecture,
@@ -41,6 +45,7 @@ def describe(model, **changes):
         "inputs": inputs,
         "classes": classes(max(2, model.num_classes)),
         "output": "sigmoid" if model.num_classes == 1 else "softmax",
+        "size_multiple": model.size_multiple,
     }
     return CheckpointMeta(**(fields | changes))
 
@@ -112,6 +117,20 @@ class TestRoundTrip:
         assert not loaded.training
         assert all(p.requires_grad for p in loaded.parameters())
         loaded.train()(torch.randn(2, 4, 32, 32)).sum().backward()
+
+    def test_what_the_architecture_keeps_frozen_stays_frozen(self, tmp_path):
+        model = create_model("mamba_diffusion_nano", in_chans=(3, 1), num_classes=3)
+        path = tmp_path / "d.safetensors"
+        bands = (("r", "g", "b"), ("sar",))
+        inputs = tuple(
+            InputSpec(name=n, bands=b, transform=Transform.unit8(len(b)))
+            for n, b in zip(("optical", "sar"), bands, strict=True)
+        )
+        save_checkpoint(path, model, describe(model, inputs=inputs, sampler=model.sampler))
+        loaded, _ = load_checkpoint(path)
+        frozen = {n for n, p in loaded.named_parameters() if not p.requires_grad}
+        assert frozen == {n for n, p in model.named_parameters() if not p.requires_grad}
+        assert any("other_out_proj" in name for name in frozen)
 
     def test_saving_twice_gives_the_same_bytes(self, model, saved, tmp_path):
         other = tmp_path / "other.safetensors"

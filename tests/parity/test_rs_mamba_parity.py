@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from cases import Case
 
-import rsmamba_models.rs_mamba as ours
 from rsmamba_models import import_official
 from rsmamba_models.importers.rs_mamba import load_block, load_ossm
 from rsmamba_models.ops import (
@@ -134,7 +133,7 @@ def test_ossm_inside(nonsquare, backend, monkeypatch):
         calls.append((u, low @ dt_proj.transpose(1, 2), *rest, y))
         return y
 
-    monkeypatch.setattr(ours, "projected_scan", spy)
+    monkeypatch.setattr("rsmamba_models.layers.scan.projected_scan", spy)
     state = {k: torch.from_numpy(v) for k, v in nonsquare.state_dict().items()}
     module = load_ossm(state)
     with torch.no_grad():

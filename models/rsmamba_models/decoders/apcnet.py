@@ -5,13 +5,14 @@ mmsegmentation's APCHead computes it.
 """
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.checks import check_counts
-from rsmamba_models.decoders.base import Decoder
+from rsmamba_models.decoders.base import OneMapArguments, OneMapDecoder
 from rsmamba_models.layers import ConvNormAct
 
 
@@ -46,17 +47,14 @@ class AdaptiveContext(nn.Module):
         return out
 
 
-class APCNet(Decoder):
+class APCNet(OneMapDecoder):
     """APCNet's decoder on one map.
 
     Args:
         in_channels: Widths of the encoder's maps, fine to coarse.
         num_classes: Channels of the logits.
-        level: The map it reads; negative ones count from the coarsest.
-        channels: Width of all maps inside.
         pool_scales: Cells along each side, a module a scale.
-        dropout: Probability of dropping a channel before the classifier, in training.
-        batch_norm_eps: Epsilon of every batch norm.
+        **common: As `OneMapDecoder` has them.
 
     Raises:
         ArgumentsError: Values that make no decoder.
@@ -67,23 +65,17 @@ class APCNet(Decoder):
         in_channels: Sequence[int],
         num_classes: int,
         *,
-        level: int = -1,
-        channels: int = 512,
         pool_scales: Sequence[int] = (1, 2, 3, 6),
-        dropout: float = 0.1,
-        batch_norm_eps: float = 1e-5,
+        **common: Unpack[OneMapArguments],
     ) -> None:
-        super().__init__(in_channels, num_classes, channels, dropout, batch_norm_eps)
+        super().__init__(in_channels, num_classes, **common)
         check_counts(pool_scales=pool_scales)
-        self.read_only(level)
-        self.level = level
-        wide = in_channels[level]
+        width, eps = self.channels, self.eps
         self.contexts = nn.ModuleList(
-            AdaptiveContext(wide, channels, scale, batch_norm_eps) for scale in pool_scales
+            AdaptiveContext(self.wide, width, scale, eps) for scale in pool_scales
         )
-        self.bottleneck = ConvNormAct(
-            wide + len(pool_scales) * channels, channels, 3, bias=False, eps=batch_norm_eps
-        )
+        fused = self.wide + len(pool_scales) * width
+        self.bottleneck = ConvNormAct(fused, width, 3, bias=False, eps=eps)
         self.initialise()
         for module in self.contexts.modules():
             if isinstance(module, AdaptiveContext):

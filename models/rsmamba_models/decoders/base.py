@@ -1,6 +1,7 @@
 """What all decoders share: arguments that are checked, a classifier, the initialisation."""
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from torch import Tensor, nn
 
@@ -74,3 +75,45 @@ class Decoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.classifier.weight, std=0.01)
+
+
+class OneMapArguments(TypedDict, total=False):
+    """What every decoder of one map takes; see `OneMapDecoder`."""
+
+    level: int
+    channels: int
+    dropout: float
+    batch_norm_eps: float
+
+
+class OneMapDecoder(Decoder):
+    """Base of the decoders whose context is that of one map.
+
+    Args:
+        in_channels: Widths of the encoder's maps, fine to coarse.
+        num_classes: Channels of the logits.
+        level: The map it reads; negative ones count from the coarsest.
+        channels: Width of all maps inside.
+        dropout: Probability of dropping a channel before the classifier, in training.
+        batch_norm_eps: Epsilon of every batch norm.
+
+    Raises:
+        ArgumentsError: Values that make no decoder.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        level: int = -1,
+        channels: int = 512,
+        dropout: float = 0.1,
+        batch_norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__(in_channels, num_classes, channels, dropout, batch_norm_eps)
+        self.read_only(level)
+        self.level = level
+        self.wide = in_channels[level]
+        self.channels = channels
+        self.eps = batch_norm_eps

@@ -6,13 +6,14 @@ Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", ar
 """
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.checks import check_counts
-from rsmamba_models.decoders.base import Decoder
+from rsmamba_models.decoders.base import OneMapArguments, OneMapDecoder
 from rsmamba_models.layers import ConvNormAct, resize
 
 
@@ -76,17 +77,14 @@ class ASPP(nn.Module):
         return out
 
 
-class DeepLabV3(Decoder):
+class DeepLabV3(OneMapDecoder):
     """DeepLabV3's decoder: atrous spatial pyramid pooling on one map.
 
     Args:
         in_channels: Widths of the encoder's maps, fine to coarse.
         num_classes: Channels of the logits.
-        level: The map it reads; negative ones count from the coarsest.
-        channels: Width of all maps inside.
         dilations: Of the branches, in pixels of that map.
-        dropout: Probability of dropping a channel before the classifier, in training.
-        batch_norm_eps: Epsilon of every batch norm.
+        **common: As `OneMapDecoder` has them.
 
     Raises:
         ArgumentsError: Values that make no decoder.
@@ -99,17 +97,12 @@ class DeepLabV3(Decoder):
         in_channels: Sequence[int],
         num_classes: int,
         *,
-        level: int = -1,
-        channels: int = 512,
         dilations: Sequence[int] = (1, 12, 24, 36),
-        dropout: float = 0.1,
-        batch_norm_eps: float = 1e-5,
+        **common: Unpack[OneMapArguments],
     ) -> None:
-        super().__init__(in_channels, num_classes, channels, dropout, batch_norm_eps)
+        super().__init__(in_channels, num_classes, **common)
         check_counts(dilations=dilations)
-        self.read_only(level)
-        self.level = level
-        self.aspp = ASPP(in_channels[level], channels, dilations, self.depthwise, batch_norm_eps)
+        self.aspp = ASPP(self.wide, self.channels, dilations, self.depthwise, self.eps)
         self.initialise()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -125,11 +118,8 @@ class DeepLabV3Plus(DeepLabV3):
         num_classes: Channels of the logits.
         low_level: The finer map.
         low_channels: What it is reduced to.
-        level: The coarse map; negative ones count from the coarsest.
-        channels: Width of all other maps inside.
         dilations: Of the branches, in pixels of the coarse map.
-        dropout: Probability of dropping a channel before the classifier, in training.
-        batch_norm_eps: Epsilon of every batch norm.
+        **common: As `OneMapDecoder` has them; ``level`` is the coarse map.
 
     Raises:
         ArgumentsError: Values that make no decoder.
@@ -144,30 +134,17 @@ class DeepLabV3Plus(DeepLabV3):
         *,
         low_level: int = 0,
         low_channels: int = 48,
-        level: int = -1,
-        channels: int = 512,
         dilations: Sequence[int] = (1, 12, 24, 36),
-        dropout: float = 0.1,
-        batch_norm_eps: float = 1e-5,
+        **common: Unpack[OneMapArguments],
     ) -> None:
-        super().__init__(
-            in_channels,
-            num_classes,
-            level=level,
-            channels=channels,
-            dilations=dilations,
-            dropout=dropout,
-            batch_norm_eps=batch_norm_eps,
-        )
+        super().__init__(in_channels, num_classes, dilations=dilations, **common)
         check_counts(low_channels=low_channels)
-        self.read_only(level, low_level)
+        self.read_only(self.level, low_level)
         self.low_level = low_level
-        self.reduce = ConvNormAct(
-            in_channels[low_level], low_channels, 1, bias=False, eps=batch_norm_eps
-        )
+        width, eps = self.channels, self.eps
+        self.reduce = ConvNormAct(in_channels[low_level], low_channels, 1, bias=False, eps=eps)
         self.refine = nn.Sequential(
-            separable(channels + low_channels, channels, eps=batch_norm_eps),
-            separable(channels, channels, eps=batch_norm_eps),
+            separable(width + low_channels, width, eps=eps), separable(width, width, eps=eps)
         )
         self.initialise()
 

@@ -249,7 +249,7 @@ def _segmenter(state: dict[str, Tensor], config: dict[str, Any]) -> Segmenter:
         )
     )
     assert isinstance(model, Segmenter)
-    _load(model.encoder, _without_angles(backbone), encoder_key, "encoder")
+    _load(model.get_submodule("encoder"), _without_angles(backbone), encoder_key, "encoder")
     _load(model.decoder, head, decoder_key, "decode head")
     return model
 
@@ -274,7 +274,7 @@ def _classifier(state: dict[str, Tensor], config: dict[str, Any]) -> Classifier:
         )
     )
     assert isinstance(model, Classifier)
-    _load(model.encoder, _without_angles(encoder_state), encoder_key, "encoder")
+    _load(model.get_submodule("encoder"), _without_angles(encoder_state), encoder_key, "encoder")
     parts = nn.ModuleDict({n: getattr(model, n) for n in ("conv", "norm", "classifier")})
     _load(parts, head, lambda key: _renamed(key, _CLASSIFIER_RULES), "classifier")
     return model

@@ -64,13 +64,11 @@ class SelectiveScan2d(nn.Module):
         length, directions = height * width, self.x_proj.shape[0]
         rank, d_state = self.dt_proj.shape[-1], self.A_log.shape[-1]
         guides = guides or (u,)
-        projected = torch.cat(
-            [
-                F.linear(guide.reshape(batch, length, inner), weight.flatten(0, 1))
-                for guide, weight in zip(guides, self.x_proj.chunk(len(guides)), strict=True)
-            ],
-            -1,
-        )
+        parts = [
+            F.linear(guide.reshape(batch, length, inner), weight.flatten(0, 1))
+            for guide, weight in zip(guides, self.x_proj.chunk(len(guides)), strict=True)
+        ]
+        projected = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         projected = projected.view(batch, length, directions, rank + 2 * d_state).transpose(1, 2)
         low, b, c = torch.split(projected, [rank, d_state, d_state], -1)
         y = projected_scan(
