@@ -42,7 +42,7 @@ test-all: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
 
 faults: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest -m "not gpu" -rP tests/faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not gpu" tests/faults $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 import rsmamba_cli
-from rsmamba_cli.errors import InputError
+from rsmamba_cli.errors import InputError, ResumeError
 from rsmamba_cli.events import EventHandler, Warned, ignore_events
 from rsmamba_cli.inference.checkpoint import checkpoint_path, load_model, read_task_meta
 from rsmamba_cli.inference.checks import georeference_warning, input_warnings, working_grid
@@ -89,6 +89,20 @@ class Prepared:
     def block_id(self) -> str:
         """What the blocks of this run are filed under."""
         return block_id(self.plan.description, self.plan.layout)
+
+    def refuse_changed_inputs(self) -> None:
+        """Make sure that the inputs are still the files that were opened.
+
+        Raises:
+            ResumeError: one is not.
+        """
+        before = self.plan.description["inputs"]
+        for scene, identity in zip(self.inputs.given, before, strict=True):
+            if scene.identity() != identity:
+                raise ResumeError(
+                    f"{scene.path}: was changed while it was being mapped, so what is finished may "
+                    "be of two states; start anew with --overwrite when nothing writes to it"
+                )
 
     def predictor(self, on_event: EventHandler = ignore_events) -> Predictor:
         """Load the model on to its device.

@@ -95,6 +95,7 @@ def run(
                 engine = _engine(prepared, task, paths, store, devices, on_event, check)
                 predictor = LazyPredictor(lambda: prepared.predictor(on_event))
                 computed = engine.run(prepared.plan, predictor, store, chunks)
+                prepared.refuse_changed_inputs()
                 if options.shard is not None:
                     details |= _shard_details(store, options.shard)
                     return _result(prepared, outputs, began, None, computed, details)

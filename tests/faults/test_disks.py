@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import resource
 import subprocess
 
@@ -58,7 +59,7 @@ def visible(folder):
 
 
 @pytest.mark.parametrize("kib", [12, 24, 36, 48, 60])
-def test_a_full_disk_is_an_error_and_can_be_resumed(job, tmp_path, monkeypatch, kib):
+def test_a_full_disk_is_an_error_and_can_be_resumed(job, tmp_path, monkeypatch, trials, kib):
     monkeypatch.setattr(running, "_check_space", lambda *_: None)
     run(job, tmp_path / "calm.tif", probabilities=tmp_path / "calm_p.tif")
     with small_disk(tmp_path / "disk", kib) as disk:
@@ -74,6 +75,31 @@ def test_a_full_disk_is_an_error_and_can_be_resumed(job, tmp_path, monkeypatch, 
         assert output.read_bytes() == (tmp_path / "calm.tif").read_bytes()
         assert (disk / "p.tif").read_bytes() == (tmp_path / "calm_p.tif").read_bytes()
         assert visible(disk) == ["m.tif", "p.tif"]
+        trials["full disks"] += 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rounds", "workers"), [(20, 1), (1, 2)])
+def test_disks_that_fill_up_at_random_moments(job, tmp_path, monkeypatch, trials, rounds, workers):
+    monkeypatch.setattr(running, "_check_space", lambda *_: None)
+    run(job, tmp_path / "calm.tif", probabilities=tmp_path / "calm_p.tif")
+    expected = [(tmp_path / name).read_bytes() for name in ("calm.tif", "calm_p.tif")]
+    rng = random.Random(workers)
+    with small_disk(tmp_path / "disk", 64) as disk:
+        output, more = disk / "m.tif", {"probabilities": disk / "p.tif", "workers": workers}
+        for _ in range(rounds):
+            size = rng.uniform(8, 64)
+            for path in (output, more["probabilities"]):
+                path.unlink(missing_ok=True)
+            while not output.exists():
+                subprocess.run(["mount", "-o", f"remount,size={size:.0f}k", str(disk)], check=True)
+                try:
+                    run(job, output, resume=True, **more)
+                except OutputError:
+                    trials["full disks"] += 1
+                assert visible(disk) in ([], ["m.tif.partial"], ["m.tif", "p.tif"])
+                size *= rng.uniform(1.1, 1.8)
+            assert [path.read_bytes() for path in (output, more["probabilities"])] == expected
 
 
 def test_a_disk_that_is_too_small_is_refused_before_any_work(job, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.windows import Window
 
 from rsmamba_cli.errors import Interrupted, OutputError, ResumeError
 from rsmamba_cli.events import Progress, Started
@@ -115,6 +117,10 @@ import json, os, random, signal, sys, threading, time
 import torch
 torch.set_num_threads(1)
 from rsmamba_cli.inference import PredictOptions, api, predict
+from rsmamba_models import create_model
+
+with torch.device("meta"):
+    create_model("rsm_ss_nano")  # imports what loading a model needs
 
 job = json.loads(sys.argv[1])
 rng = random.Random(job["seed"])
@@ -161,7 +167,7 @@ def kill_at_random(scene, model, tmp_path, expected, kills, seed=1):
         "expected": [data.hex() for data in expected],
         "kills": kills,
         "seed": seed,
-        "longest": 1.0,
+        "longest": 0.6,
     }
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'models'}", "OMP_NUM_THREADS": "1"}
@@ -173,13 +179,15 @@ def kill_at_random(scene, model, tmp_path, expected, kills, seed=1):
     return json.loads(done.stdout)
 
 
-def test_kills_at_random_moments_cost_nothing_but_time(scene, model, tmp_path, undisturbed):
-    assert kill_at_random(scene, model, tmp_path, undisturbed, kills=10)["kills"] >= 10
+def test_kills_at_random_moments_cost_nothing_but_time(scene, model, tmp_path, undisturbed, trials):
+    done = kill_at_random(scene, model, tmp_path, undisturbed, kills=10)
+    trials["kills of the run itself"] += done["kills"]
 
 
 @pytest.mark.slow
-def test_two_hundred_kills(scene, model, tmp_path, undisturbed):
-    print(kill_at_random(scene, model, tmp_path, undisturbed, kills=200, seed=2))
+def test_two_hundred_kills(scene, model, tmp_path, undisturbed, trials):
+    done = kill_at_random(scene, model, tmp_path, undisturbed, kills=200, seed=2)
+    trials["kills of the run itself"] += done["kills"]
 
 
 # resuming is strict
@@ -192,13 +200,72 @@ def stopped(scene, model, tmp_path):
     return tmp_path / "m.tif.partial"
 
 
-def test_a_damaged_block_is_computed_again(scene, model, tmp_path, stopped):
+def test_a_damaged_block_is_computed_again(scene, model, tmp_path, stopped, trials):
     blocks = sorted((stopped / "blocks").iterdir())
     assert len(blocks) >= 3
     blocks[1].write_bytes(blocks[1].read_bytes()[:-1])
     run(scene, tmp_path / "m.tif", model, resume=True)
     run(scene, tmp_path / "calm.tif", model)
     assert (tmp_path / "m.tif").read_bytes() == (tmp_path / "calm.tif").read_bytes()
+    trials["chunks cut off"] += 1
+
+
+def flip(block, rng):
+    data = bytearray(block.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    block.write_bytes(data)
+
+
+def cut(block, rng):
+    data = block.read_bytes()
+    block.write_bytes(data[: rng.randrange(len(data))])
+
+
+def mistake(block, rng):
+    block.write_bytes(rng.choice(sorted(block.parent.iterdir())).read_bytes())
+
+
+def tear_journal(block, rng):
+    journal = block.parents[1] / "journal.jsonl"
+    cut(journal, rng)
+
+
+DAMAGE = {
+    "chunks with a changed bit": flip,
+    "chunks cut off": cut,
+    "chunks with the bytes of another": mistake,
+    "chunks removed": lambda block, rng: block.unlink(),
+    "journals cut off": tear_journal,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_random_damage_is_found_and_mended(scene, model, tmp_path, undisturbed, trials, kind):
+    rng = random.Random(kind)
+    more = {"probabilities": tmp_path / "p.tif", "resume": True}
+    for _ in range(20):
+        for path in (tmp_path / "m.tif", tmp_path / "p.tif"):
+            path.unlink(missing_ok=True)
+        with pytest.raises(Interrupted):
+            run(scene, tmp_path / "m.tif", model, StopAfter("predict", rng.randint(7, 17)), **more)
+        blocks = sorted((tmp_path / "m.tif.partial" / "blocks").glob("*.bin"))
+        DAMAGE[kind](rng.choice(blocks), rng)
+        run(scene, tmp_path / "m.tif", model, **more)
+        assert results(tmp_path) == undisturbed
+        trials[kind] += 1
+
+
+@pytest.mark.slow
+def test_inputs_that_change_are_refused_again_and_again(scene, model, tmp_path, stopped, trials):
+    rng = random.Random(0)
+    for _ in range(20):
+        with rasterio.open(scene, "r+") as dataset:
+            window = Window(rng.randrange(70), rng.randrange(130), 1, 1)
+            dataset.write(255 - dataset.read(window=window), window=window)
+        with pytest.raises(ResumeError, match="inputs 1 files 1"):
+            run(scene, tmp_path / "m.tif", model, resume=True)
+        trials["changed inputs refused"] += 1
 
 
 @pytest.mark.parametrize(
@@ -222,10 +289,30 @@ def test_changed_options_are_refused_by_name(scene, model, tmp_path, stopped, ch
     assert (stopped / "journal.jsonl").exists()
 
 
-def test_a_changed_scene_is_refused(scene, model, tmp_path, stopped, scene_factory):
+def test_a_changed_scene_is_refused(scene, model, tmp_path, stopped, scene_factory, trials):
     scene_factory(height=130, width=70, seed=9)
     with pytest.raises(ResumeError, match="inputs 1 files 1"):
         run(scene, tmp_path / "m.tif", model, resume=True)
+    trials["changed inputs refused"] += 1
+
+
+@pytest.mark.parametrize("windows", [1, 8, 15])
+def test_a_scene_that_changes_under_the_run_is_refused(
+    scene, model, tmp_path, scene_factory, trials, windows
+):
+    def change(event):
+        nonlocal windows
+        if isinstance(event, Progress) and event.stage == "predict":
+            windows -= event.advance
+            if windows <= 0:
+                windows = 10**9
+                with rasterio.open(scene, "r+") as dataset:
+                    dataset.write(255 - dataset.read())
+
+    with pytest.raises(ResumeError, match="was changed while it was being mapped"):
+        run(scene, tmp_path / "m.tif", model, change)
+    assert not (tmp_path / "m.tif").exists()
+    trials["changed inputs refused"] += 1
 
 
 def test_another_checkpoint_is_refused(scene, tmp_path, stopped, checkpoint_factory):

@@ -3,14 +3,18 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from rsmamba_cli.inference import PredictOptions, predict
 
 OPTIONS = {"tile": 32, "threads": 1}
+MORTAL = str(Path(__file__).with_name("mortal_workers.py"))
 
 
 class Killer(threading.Thread):
@@ -60,28 +64,56 @@ def job(scene_factory, checkpoint_factory, tmp_path):
     return scene, options, (tmp_path / "calm.tif").read_bytes()
 
 
-def killed(job, output, kills, **how):
-    """Run under fire until there were enough kills; every mask is the undisturbed one."""
+def local_kills(job, output, kills):
+    """Kill workers of local runs; every mask is the undisturbed one. Returns kills and runs."""
     scene, options, expected = job
     found = runs = 0
     while found < kills:
         with Killer(output.with_name(output.name + ".partial"), seed=runs) as killer:
-            predict(scene, output, PredictOptions(**options, **how, overwrite=True))
+            predict(scene, output, PredictOptions(**options, workers=2, overwrite=True))
         assert output.read_bytes() == expected
         found, runs = found + killer.kills, runs + 1
         assert runs < 10 + kills
-    print(f"{found} kills over {runs} runs")
+    return found, runs
 
 
-@pytest.mark.slow
-def test_forty_kills_of_local_workers(job, tmp_path):
-    killed(job, tmp_path / "m.tif", 40, workers=2)
-
-
-@pytest.mark.slow
-def test_forty_kills_of_cluster_workers(job, tmp_path):
+def cluster_kills(job, output, kills):
+    """The same with a Dask cluster whose workers die of themselves."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
-        killed(job, tmp_path / "m.tif", 40, scheduler=cluster.scheduler_address)
+    scene, options, expected = job
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'models'}", "OMP_NUM_THREADS": "1"}
+    deaths = output.with_name("deaths.txt")
+    runs = 0
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        command = [sys.executable, MORTAL, address, "2", "0.3", "3"]
+        with deaths.open("w") as sink:
+            workers = subprocess.Popen(command, env=environment, stdout=sink)
+        try:
+            while deaths.read_text().count("killed") < kills:
+                predict(scene, output, PredictOptions(**options, scheduler=address, overwrite=True))
+                assert output.read_bytes() == expected
+                runs += 1
+                assert runs < 10 + kills
+        finally:
+            workers.terminate()
+            workers.wait()
+    return deaths.read_text().count("killed"), runs
+
+
+@pytest.mark.slow
+def test_forty_kills_of_local_workers(job, tmp_path, trials):
+    kills, _ = local_kills(job, tmp_path / "m.tif", 40)
+    trials["kills of local worker processes"] += kills
+
+
+def test_some_kills_of_cluster_workers(job, tmp_path, trials):
+    kills, _ = cluster_kills(job, tmp_path / "m.tif", 3)
+    trials["kills of Dask workers"] += kills
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_of_cluster_workers(job, tmp_path, trials):
+    kills, _ = cluster_kills(job, tmp_path / "m.tif", 100)
+    trials["kills of Dask workers"] += kills
