@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsmamba_cli.commands.bench_pipeline import pipeline
+from rsmamba_cli.commands.bench_scaling import scaling
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags, usage_error
 from rsmamba_cli.console import Console, running
 from rsmamba_cli.errors import OutputError
@@ -135,6 +136,7 @@ def profile(
 
 
 app.command()(pipeline)
+app.command()(scaling)
 
 
 @app.command("all")

@@ -13,12 +13,13 @@ import numpy as np
 
 from rsmamba_cli.errors import ResumeError
 from rsmamba_cli.events import EventHandler, ignore_events
+from rsmamba_cli.inference.device import torch_threads
 from rsmamba_cli.inference.options import PredictOptions, PredictResult
 from rsmamba_cli.inference.plan import BANDS_PER_CHUNK
 from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.prepare import Prepared, prepare
 from rsmamba_cli.inference.products import MapOutputs, Outputs, output_files
-from rsmamba_cli.inference.running import Name, run, torch_threads
+from rsmamba_cli.inference.running import Name, run
 from rsmamba_cli.inference.sheet_outputs import SheetOutputs
 from rsmamba_cli.raster.sheets import find_sheets
 from rsmamba_cli.raster.store import partial_folder, read_plan

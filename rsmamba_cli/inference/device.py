@@ -2,6 +2,8 @@
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -99,3 +101,17 @@ def scan_backend(device: torch.device) -> str:
         return resolve_backend("directional_scan", torch.empty(0, device=device))
     except BackendError as error:
         raise DeviceError(str(error)) from error
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """CPU threads of torch inside the block; None leaves its setting alone."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,12 @@ import torch
 
 from rsmamba_cli.errors import InputError, Interrupted, OutputError, ResumeError
 from rsmamba_cli.events import EventHandler, Warned
-from rsmamba_cli.inference.device import peak_memory, resolve_devices, scan_backend
+from rsmamba_cli.inference.device import (
+    peak_memory,
+    resolve_devices,
+    scan_backend,
+    torch_threads,
+)
 from rsmamba_cli.inference.engine import Engine, InProcessEngine
 from rsmamba_cli.inference.interrupt import interruptible
 from rsmamba_cli.inference.options import PredictOptions, PredictResult
@@ -255,20 +260,6 @@ def _check_space(prepared: Prepared, folder: Path) -> None:
             f"{folder.parent}: about {needed / 2**20:.1f} MiB are needed and "
             f"{free / 2**20:.1f} MiB are free; make room or write elsewhere"
         )
-
-
-@contextlib.contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """CPU threads of torch inside the block; None leaves its setting alone."""
-    if count is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _result(

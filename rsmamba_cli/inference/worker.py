@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rsmamba_cli.errors import Interrupted, OutputError, ResumeError
 from rsmamba_cli.events import Event, Warned, ignore_events
+from rsmamba_cli.inference.device import torch_threads
 from rsmamba_cli.inference.engine import InProcessEngine
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.plan import Chunk
@@ -116,7 +117,7 @@ def compute_chunk(
     if not bands:
         return ChunkResult(chunk, 0, worker_name())
     engine = InProcessEngine(prepared.source, ignore_events, still_wanted)
-    with gdal_settings(prepared.cache_bytes):
+    with gdal_settings(prepared.cache_bytes), torch_threads(spec.options.threads):
         computed = engine.run(prepared.plan, predictor, store, [replace(chunk, bands=bands)])
     warnings, _opened.warnings = _opened.warnings, ()
     return ChunkResult(chunk, computed, worker_name(), warnings)

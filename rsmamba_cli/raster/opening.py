@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsmamba_cli.errors import InputError
 
-# Only used where the user has not set the same name in the environment or in an outer rasterio.Env.
 _REMOTE_DEFAULTS = {
     "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "1",
@@ -53,7 +52,7 @@ def open_dataset(path: str | os.PathLike[str], **options: Any) -> Any:
     # A Path is handed over so that rasterio takes local names literally, "?", "#" and ":" included.
     name: str | Path = text if is_virtual(text) else _existing_file(Path(text))
     try:
-        with rasterio.Env(), warnings.catch_warnings():
+        with _patient(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             dataset = rasterio.open(name, **options)
     except GDAL_ERRORS as error:
@@ -108,7 +107,7 @@ def reading(path: str, row: int, height: int) -> Iterator[None]:
     GDAL prints to stderr what no `rasterio.Env` of the same thread listens to, so one is entered.
     """
     try:
-        with rasterio.Env():
+        with _patient():
             yield
     except GDAL_ERRORS as error:
         raise InputError(
@@ -123,17 +122,22 @@ def reading(path: str, row: int, height: int) -> Iterator[None]:
         ) from error
 
 
+def _patient() -> Any:
+    """An Env in which failed requests are made again; settings belong to a thread and a handle."""
+    return rasterio.Env(**_not_set(_REMOTE_DEFAULTS))
+
+
 @contextmanager
 def gdal_settings(cache_bytes: int) -> Iterator[None]:
-    """GDAL's block cache sized to the job, and patience with remote files.
-
-    What the user set in the environment or in an outer ``rasterio.Env`` is left alone.
-    """
-    outer = rasterio.env.getenv() if rasterio.env.hasenv() else {}
-    wanted: dict[str, Any] = {"GDAL_CACHEMAX": cache_bytes, **_REMOTE_DEFAULTS}
-    free = {k: v for k, v in wanted.items() if k not in os.environ and k not in outer}
-    with rasterio.Env(**free):
+    """GDAL's block cache sized to the job, unless the user has set it."""
+    with rasterio.Env(**_not_set({"GDAL_CACHEMAX": cache_bytes})):
         yield
+
+
+def _not_set(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user has set neither in the environment nor in an outer ``rasterio.Env``."""
+    outer = rasterio.env.getenv() if rasterio.env.hasenv() else {}
+    return {k: v for k, v in wanted.items() if k not in os.environ and k not in outer}
 
 
 def file_identity(dataset: Any) -> list[dict[str, Any]]:

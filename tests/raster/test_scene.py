@@ -1,7 +1,5 @@
 """Any raster becomes bands in the model's order and one validity mask, or one helpful message."""
 
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -322,59 +320,6 @@ def test_a_raster_inside_a_zip_is_read(scene_factory, tmp_path):
     with zipfile.ZipFile(tmp_path / "scene.zip", "w") as archive:
         archive.write(path, "scene.tif")
     assert read_all(f"/vsizip/{tmp_path}/scene.zip/scene.tif")[1].all()
-
-
-# In a process of its own: rasterio holds Python's lock while it opens a file.
-RANGE_SERVER = """
-import http.server, sys
-content = open(sys.argv[1], "rb").read()
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, body):
-        if self.path != "/scene.tif":
-            return self.send_error(404)
-        span = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-        first, last = int(span[0]), min(int(span[2] or len(content) - 1), len(content) - 1)
-        part = content[first : last + 1]
-        self.send_response(206 if "Range" in self.headers else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        if "Range" in self.headers:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        if body:
-            self.wfile.write(part)
-    def do_HEAD(self):
-        self.answer(False)
-    def do_GET(self):
-        self.answer(True)
-
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-
-
-def test_a_raster_on_a_server_is_read(scene_factory):
-    values = ramp(height=64, width=64)
-    path = scene_factory(values=values, tiled=True, blockxsize=16, blockysize=16)
-    server = subprocess.Popen(
-        [sys.executable, "-c", RANGE_SERVER, str(path)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        port = server.stdout.readline().strip()
-        with open_scene(f"/vsicurl/http://127.0.0.1:{port}/scene.tif") as scene:
-            np.testing.assert_array_equal(scene.read(0, 0, 64, 64)[0], values)
-            assert "first_block_sha256" in scene.identity()["files"][0]
-    finally:
-        server.kill()
-        server.wait()
-
-
-def test_a_server_that_does_not_answer_is_an_input_error():
-    with pytest.raises(InputError, match="not a raster that GDAL can open"):
-        open_scene("/vsicurl/http://127.0.0.1:9/scene.tif")
 
 
 def test_the_grid_is_the_file_s(scene_factory):
