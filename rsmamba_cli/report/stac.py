@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rsmamba_cli.errors import OutputError
 from rsmamba_cli.raster.blocks import Layer
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.output import SCALE
+from rsmamba_cli.report.footprint import footprint
 from rsmamba_models import CheckpointMeta
 
 _MEDIA = {
@@ -77,7 +76,7 @@ def write_stac_item(
     """
     import pystac
 
-    outline, bbox = _footprint(grid)
+    outline, bbox = footprint(grid)
     item = pystac.Item(
         id=files["mask"].stem,
         geometry=outline,
@@ -154,20 +153,6 @@ def classes_of(meta: CheckpointMeta) -> list[dict[str, Any]]:
         }
         for c in meta.classes
     ]
-
-
-def _footprint(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """Outline and bounds in WGS 84; nothing for a map without a CRS."""
-    lonlat = None if grid.world_crs is None else grid.lonlat(*grid.outline())
-    if lonlat is None or not all(np.isfinite(v).all() for v in lonlat):
-        return None, None
-    ring = np.stack(lonlat, axis=1).round(8)
-    ring = np.concatenate([ring, ring[:1]])
-    low, high = ring.min(axis=0), ring.max(axis=0)
-    return (
-        {"type": "Polygon", "coordinates": [ring.tolist()]},
-        [*low.tolist(), *high.tolist()],
-    )
 
 
 def _projection(grid: Grid) -> dict[str, Any]:

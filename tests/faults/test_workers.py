@@ -103,8 +103,8 @@ def cluster_kills(job, output, kills):
 
 
 @pytest.mark.slow
-def test_forty_kills_of_local_workers(job, tmp_path, trials):
-    kills, _ = local_kills(job, tmp_path / "m.tif", 40)
+def test_twenty_kills_of_local_workers(job, tmp_path, trials):
+    kills, _ = local_kills(job, tmp_path / "m.tif", 20)
     trials["kills of local worker processes"] += kills
 
 
