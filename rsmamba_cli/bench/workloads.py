@@ -276,7 +276,8 @@ def _model(sizes: Sizes) -> Workload:
     name, side = str(sizes["model"]), int(sizes["side"])
     torch.manual_seed(0)
     model: nn.Module = create_model(name).eval()
-    modules = {sys.modules[type(part).__module__] for part in model.modules()}
+    kinds = {kind for part in model.modules() for kind in type(part).__mro__}
+    modules = {sys.modules[kind.__module__] for kind in kinds}
     peers_of = {"directional_scan": guarded_step_loop, "projected_scan": projected_step_loop}
     loops = [
         (m, name, peer) for m in modules for name, peer in peers_of.items() if hasattr(m, name)

@@ -40,13 +40,13 @@ def test_forms_of_a_model_agree(small_models, name) -> None:
 
 
 def test_a_model_is_left_with_its_own_scan(small_models, monkeypatch) -> None:
-    from rsmamba_models import rs_mamba
+    from rsmamba_models.layers import scan
 
     monkeypatch.setenv(ENVIRONMENT, "reference")
-    before = rs_mamba.projected_scan
+    before = scan.projected_scan
     for form in workloads.build("model", {"model": "rsm_ss_nano", "side": 32}).forms.values():
         form.call()
-    assert rs_mamba.projected_scan is before
+    assert scan.projected_scan is before
     assert os.environ[ENVIRONMENT] == "reference"
 
 
