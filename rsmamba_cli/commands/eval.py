@@ -218,7 +218,9 @@ def eval_(
                     evaluation.compare_maps(prediction, against, *rest, objects=objects, **drawn)
                 )
                 return
-            result = evaluation.evaluate_map(prediction, *rest, objects=objects, **drawn)
+            result = evaluation.evaluate_map(
+                prediction, *rest, objects=objects, pictures=6 if report else 0, **drawn
+            )
         elif checkpoint is not None and dataset is not None:
             common: dict[str, Any] = {
                 "device": device,

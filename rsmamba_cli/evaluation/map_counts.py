@@ -66,6 +66,21 @@ class Question:
     scenes: str | None = None
 
 
+@dataclass(frozen=True)
+class Block:
+    """A part of a map, where it has a truth of any pixel.
+
+    Attributes:
+        file: number of the map among its likes.
+        window: its place.
+        joint: what was counted there.
+    """
+
+    file: int
+    window: Window
+    joint: Joint
+
+
 @dataclass
 class Counted:
     """What was counted.
@@ -73,7 +88,8 @@ class Counted:
     Attributes:
         sides: the maps, and the truth at the end, as the last file of each is understood.
         units: joint counts of every block, point or scene that has a pixel.
-        files: how many of each were compared.
+        paths: the files of each, in the order of the sides.
+        blocks: of the maps, where they were compared in blocks.
         left_out: side, "area" or "ignore" -> pixels that did not count.
         found: for each map, which of the true objects it has.
         right: for each map, which of its objects are some.
@@ -82,7 +98,8 @@ class Counted:
 
     sides: list[Side]
     units: list[Joint] = field(default_factory=list)
-    files: int = 0
+    paths: list[tuple[Path, ...]] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     found: list[NDArray[np.bool_]] = field(default_factory=list)
     right: list[NDArray[np.bool_]] = field(default_factory=list)
@@ -106,17 +123,17 @@ def count_maps(asked: Question, names: Sequence[str], on_event: EventHandler) ->
     """
     paired = _paired(asked, names)
     counted = Counted([Side(n, p) for n, p in zip(names, paired[0], strict=True)])
-    counted.files = len(paired)
+    counted.paths = paired
     units: list[Joint] = []
     stems: list[str] = []
     objects: list[list[tuple[Any, Any]]] = [[] for _ in asked.maps]
     with warnings.catch_warnings():
         # Plain images have no georeference, which is no reason to warn.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        for paths in paired:
+        for number, paths in enumerate(paired):
             for side, path in zip(counted.sides, paths, strict=True):
                 side.path = path
-            units += _count_files(asked, counted, objects, on_event)
+            units += _count_files(asked, counted, number, objects, on_event)
             stems += [paths[0].stem] * (len(units) - len(stems))
     if asked.scenes is not None:
         merged: dict[str, Joint] = {}
@@ -168,17 +185,15 @@ def _paired(asked: Question, names: Sequence[str]) -> list[tuple[Path, ...]]:
 def _count_files(
     asked: Question,
     counted: Counted,
+    number: int,
     objects: list[list[tuple[Any, Any]]],
     on_event: EventHandler,
 ) -> list[Joint]:
     """Count one file of each side, in blocks or at points."""
     *maps, truth = counted.sides
     with ExitStack() as stack:
-        source = stack.enter_context(open_raster(maps[0]))
-        describe(maps[0], source)
+        source, readers = open_maps(maps, stack)
         area = None if asked.aoi is None else Side("area", asked.aoi)
-        readers = [raster_reader(maps[0], source)]
-        readers += [truth_reader(side, source, None, stack) for side in maps[1:]]
         if holds_points(truth.path):
             if asked.objects:
                 raise InputError(f"{truth.path} holds points: there are no objects to match.")
@@ -191,48 +206,78 @@ def _count_files(
                 asked.ignore,
                 counted.left_out,
             )
+        readers.append(truth_reader(truth, source, asked.attribute, stack))
         inside = None if area is None else vector_reader(area, source, None)
-        true = truth_reader(truth, source, asked.attribute, stack)
         if asked.objects:
-            for pairs, own in zip(objects, readers, strict=True):
-                pairs.append(map_objects(own, true, inside, truth, source, asked.positive))
-        return _count_blocks(counted, [*readers, true], inside, source, asked.ignore, on_event)
+            for pairs, own in zip(objects, readers[:-1], strict=True):
+                pairs.append(map_objects(own, readers[-1], inside, truth, source, asked.positive))
+        blocks: list[Block] = []
+        for window in _bands(source.height, source.width):
+            values, keep = read_window(counted, readers, inside, window, asked.ignore)
+            blocks += _count_blocks(counted, number, window, values, keep)
+            on_event(Progress(STAGE))
+        counted.blocks += blocks
+        return [block.joint for block in blocks]
+
+
+def open_maps(maps: Sequence[Side], stack: ExitStack) -> tuple[Any, list[Reader]]:
+    """Open maps to be read on the grid of the first; returns its raster and their readers."""
+    source = stack.enter_context(open_raster(maps[0]))
+    describe(maps[0], source)
+    readers = [raster_reader(maps[0], source)]
+    return source, readers + [truth_reader(side, source, None, stack) for side in maps[1:]]
+
+
+def read_window(
+    counted: Counted,
+    readers: Sequence[Reader],
+    inside: Reader | None,
+    window: Window,
+    ignore: tuple[int, ...],
+) -> tuple[list[Values], NDArray[np.bool_]]:
+    """The values of a window, the true ones first, and where they count.
+
+    Args:
+        counted: what does not count is added up here.
+        readers: of the sides, the truth's last.
+        inside: the area, or None.
+        window: of the first map.
+        ignore: values that do not count.
+    """
+    read = [reader(window) for reader in readers]
+    left_out = counted.left_out
+    keep = np.ones(read[0][0].shape, bool) if inside is None else inside(window)[0] > 0
+    left_out["area"] += int((~keep).sum())
+    for side, (_, known) in zip(counted.sides, read, strict=True):
+        left_out[side.what] += int((keep & ~known).sum())
+        keep &= known
+    dropped = np.any([np.isin(values, ignore) for values, _ in read], axis=0)
+    left_out["ignore"] += int((keep & dropped).sum())
+    return [read[-1][0], *(values for values, _ in read[:-1])], keep & ~dropped
 
 
 def _count_blocks(
     counted: Counted,
-    readers: Sequence[Reader],
-    inside: Reader | None,
-    source: Any,
-    ignore: tuple[int, ...],
-    on_event: EventHandler,
-) -> list[Joint]:
-    """Joint counts of every block of a map; the truth's reader comes last."""
-    units: list[Joint] = []
-    left_out = counted.left_out
-    for window in _bands(source.height, source.width):
-        read = [reader(window) for reader in readers]
-        shape = read[0][0].shape
-        keep = np.ones(shape, bool) if inside is None else inside(window)[0] > 0
-        left_out["area"] += int((~keep).sum())
-        for side, (_, known) in zip(counted.sides, read, strict=True):
-            left_out[side.what] += int((keep & ~known).sum())
-            keep &= known
-        dropped = np.any([np.isin(values, ignore) for values, _ in read], axis=0)
-        left_out["ignore"] += int((keep & dropped).sum())
-        keep &= ~dropped
-        ordered = [read[-1][0], *(values for values, _ in read[:-1])]
-        for left in range(0, source.width, BLOCK):
-            block = np.s_[:, left : left + BLOCK]
-            units.append(_count([values[block][keep[block]] for values in ordered]))
-            counted.seen.update(*units[-1])
-            if len(counted.seen) > _MOST_VALUES:
-                raise InputError(
-                    f"The maps hold more than {_MOST_VALUES} different values: they are no class "
-                    "rasters."
-                )
-        on_event(Progress(STAGE))
-    return units
+    number: int,
+    window: Window,
+    values: Sequence[Values],
+    keep: NDArray[np.bool_],
+) -> list[Block]:
+    """The blocks of a band of rows."""
+    blocks: list[Block] = []
+    for left in range(0, window.width, BLOCK):
+        part = np.s_[:, left : left + BLOCK]
+        joint = _count([array[part][keep[part]] for array in values])
+        width = min(BLOCK, window.width - left)
+        place = Window(left, window.row_off, width, window.height)
+        blocks.append(Block(number, place, joint))
+        counted.seen.update(*joint)
+        if len(counted.seen) > _MOST_VALUES:
+            raise InputError(
+                f"The maps hold more than {_MOST_VALUES} different values: they are no class "
+                "rasters."
+            )
+    return blocks
 
 
 def _bands(height: int, width: int) -> Iterator[Window]:

@@ -12,6 +12,7 @@ from rsmamba_cli.evaluation.bootstrap import ROUNDS, Figures, interval, mcnemar,
 from rsmamba_cli.evaluation.compare import differences
 from rsmamba_cli.evaluation.ledger import object_figures
 from rsmamba_cli.evaluation.map_counts import STAGE, Question, count_maps
+from rsmamba_cli.evaluation.map_pictures import map_pictures
 from rsmamba_cli.evaluation.map_values import confusions, understand
 from rsmamba_cli.evaluation.metrics import Counts, Floats, margins_of, summarise, summarise_margins
 from rsmamba_cli.evaluation.objects import object_counts
@@ -32,6 +33,7 @@ def evaluate_map(
     rounds: int = ROUNDS,
     seed: int = 0,
     scenes: str | None = None,
+    pictures: int = 0,
 ) -> EvalResult:
     """Measure class rasters against the truth, on their grids.
 
@@ -58,6 +60,7 @@ def evaluate_map(
         seed: of the resampling.
         scenes: a regular expression that finds the scene in a file's name: intervals then resample
             scenes.
+        pictures: how many of the worst and how many random blocks to paint.
 
     Raises:
         InputError: a file cannot be read or is no class raster, the two do not overlap, one has
@@ -89,6 +92,7 @@ def evaluate_map(
         intervals = {name: interval(values) for name, values in found.items()}
     if objects:
         metrics |= _object_figures(counted.found[0], counted.right[0], classes)
+    worst, random = map_pictures(asked, counted, meaning, pictures, seed)
     pixels = int(confusion.sum())
     on_event(Finished(STAGE, f"{pixels} pixels"))
     return EvalResult(
@@ -97,10 +101,12 @@ def evaluate_map(
         metrics,
         meaning.notes,
         pixels=pixels,
-        tiles=counted.files,
+        tiles=len(counted.paths),
         seconds=time.monotonic() - started,
         units=len(each),
         intervals=intervals,
+        worst=worst,
+        random=random,
     )
 
 

@@ -57,7 +57,7 @@ _PARTS = """
 {% for heading, shown in (("Worst tiles", result.worst), ("Random tiles", result.random))
  if shown %}
 <h2>{{ heading }}</h2>
-<p>Image(s), truth, prediction, errors
+<p>Image(s) where there are any, truth, prediction, errors
 {%- if result.class_names | length == 2 %} (blue: missed, red: too much){% endif %}.</p>
 {% for stem, wrong, data in shown | encoded %}<figure><img alt="{{ stem }}"
  src="data:image/png;base64,{{ data }}">

@@ -72,6 +72,11 @@ def row_of(
     panels += [paint(sample.label, colors), paint(prediction, colors)]
     if errors:
         panels.append(paint_errors(sample.label, prediction, colors))
+    return side_by_side(panels)
+
+
+def side_by_side(panels: Sequence[Picture]) -> Picture:
+    """Panels in a row, made small enough for a page."""
     return _join([_shrink(panel) for panel in panels], axis=1)
 
 

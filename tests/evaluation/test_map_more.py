@@ -151,3 +151,45 @@ def test_objects_outside_the_area_do_not_count(tmp_path: Path) -> None:
     pair = raster(tmp_path / "p.tif", guess), raster(tmp_path / "t.tif", truth)
     assert evaluate_map(*pair, objects=True).metrics["object_precision"] == 0.5
     assert evaluate_map(*pair, area, objects=True).metrics["object_precision"] == 1
+
+
+@pytest.mark.parametrize("outlines", [False, True])
+def test_the_worst_blocks_are_painted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outlines: bool
+) -> None:
+    monkeypatch.setattr(map_counts, "BLOCK", 10)
+    truth = np.zeros((20, 20))
+    truth[12:16, 12:18] = 1
+    guess = truth.copy()
+    guess[:4, 10:15] = 1  # 20 pixels too much in the upper right block
+    guess[12:14, 12:17] = 0  # 10 missed in the lower right one
+    path = tmp_path / "t.gpkg"
+    if outlines:
+        box = shapely.to_wkb(np.array([shapely.box(X + 24, Y - 32, X + 36, Y - 24)]))
+        pyogrio.raw.write(path, box, [], [], geometry_type="Polygon", crs=CRS)
+    else:
+        path = raster(tmp_path / "t.tif", truth)
+    prediction = raster(tmp_path / "p.tif", guess)
+    area = tmp_path / "a.gpkg"
+    inside = shapely.to_wkb(np.array([shapely.box(X, Y - 40, X + 40, Y - 2)]))
+    pyogrio.raw.write(area, inside, [], [], geometry_type="Polygon", crs=CRS)
+    found = evaluate_map(prediction, path, area, pictures=2)
+    assert [shown.stem for shown in found.worst] == ["p, row 0, column 10", "p, row 10, column 10"]
+    assert [shown.wrong for shown in found.worst] == [15 / 90, 10 / 100]
+    assert len(found.random) == 2
+    first, second = (shown.picture for shown in found.worst)
+    assert first.shape == (10, 3 * 10 + 2 * 4, 3)
+    colors = {"right": 245, "missed": [0, 90, 200], "too much": [210, 50, 30], "left out": 128}
+    errors = first[:, 28:]
+    assert (errors[1:4, :5] == colors["too much"]).all() and (errors[0] == colors["left out"]).all()
+    assert (errors[4:] == colors["right"]).all()
+    assert (second[:, 28:][2:4, 2:7] == colors["missed"]).all()
+    assert (second[2:6, 2:8] == 255).all() and (second[6:, :10] == 0).all()  # the truth
+    # What was left out is counted once, whatever is painted.
+    assert found.notes == evaluate_map(prediction, path, area).notes
+
+
+def test_points_have_no_pictures(scene: Path, tmp_path: Path) -> None:
+    points = table(tmp_path / "p.csv", ("x", "y", "class"), [(X + 1, Y - 1, 1), (X + 30, Y - 1, 2)])
+    found = evaluate_map(scene, points, pictures=3)
+    assert found.worst == found.random == ()
