@@ -1,10 +1,11 @@
 """Memory of this process and of the machine, as the operating system counts it."""
 
-import ctypes
 import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from rsmamba_cli.heap import give_back
 
 _STATUS = Path("/proc/self/status")
 _MEMORY = Path("/proc/meminfo")
@@ -35,8 +36,7 @@ def reset_peak() -> int:
     Where the system cannot begin a new one, what is returned is the old one, and only what goes
     beyond it will be seen.
     """
-    with suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     with suppress(OSError):
         _CLEAR.write_text("5")
     current = _field(_STATUS, "VmRSS")

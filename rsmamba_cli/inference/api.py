@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rsmamba_cli.errors import ResumeError
-from rsmamba_cli.events import EventHandler, ignore_events
+from rsmamba_cli.events import EventHandler, Warned, ignore_events
 from rsmamba_cli.inference.device import torch_threads
 from rsmamba_cli.inference.options import PredictOptions, PredictResult
 from rsmamba_cli.inference.plan import BANDS_PER_CHUNK
@@ -200,6 +200,8 @@ def plan_summary(
     with contextlib.closing(prepared), torch_threads(options.threads):
         plan, aligned = prepared.plan, prepared.inputs.aligned
         batches = -(-plan.windows // plan.batch_size)
+        if complaint := prepared.memory_complaint():
+            on_event(Warned(complaint))
         predictor = prepared.predictor() if measure else None
         return {
             "grid": prepared.grid.to_json(),

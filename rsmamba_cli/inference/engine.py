@@ -9,25 +9,46 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
+from rsmamba_cli.heap import give_back
 from rsmamba_cli.inference.plan import Chunk, Plan
 from rsmamba_cli.inference.sampler import Place
 from rsmamba_cli.inference.source import Bools, Floats, Source
 from rsmamba_cli.inference.stage import Stage
+from rsmamba_cli.inference.staging import Pending, Pool
 from rsmamba_cli.inference.sums import Arrays, RollingSums, RowBegins, Step, WindowPasses
 from rsmamba_cli.inference.windows import Batch, read_rows
 from rsmamba_cli.raster.blocks import Blocks
 
-Answer = tuple[list[Step], Floats | None]
-"""What happened in which order, and the probabilities of the windows that were computed."""
+
+@dataclass(frozen=True)
+class Answer:
+    """Probabilities of a batch, on their way.
+
+    Attributes:
+        values: (n, classes, h, w), once they have arrived.
+        pending: what to wait for.
+    """
+
+    values: Floats
+    pending: Pending
+
+
+Passing = tuple[list[Step], Answer | None]
+"""What happened in which order, and the answer to the windows that were computed."""
 
 
 class BatchPredictor(Protocol):
     """What an engine needs of a predictor."""
 
-    def __call__(self, arrays: Sequence[Floats], places: Sequence[Place]) -> Floats:
-        """Windows (n, bands, h, w) of every input to probabilities (n, classes, h, w).
+    def buffer(self, shape: tuple[int, ...]) -> Floats:
+        """Memory for windows and answers."""
+        ...
 
-        ``places`` holds row and column of each window in the plan's lattice.
+    def begin(self, arrays: Sequence[Floats], places: Sequence[Place], out: Floats) -> Pending:
+        """Windows (n, bands, h, w) of every input to probabilities (n, classes, h, w) in ``out``.
+
+        ``places`` holds row and column of each window in the plan's lattice. What is returned tells
+        when the windows were taken and when the answer is there.
         """
         ...
 
@@ -77,7 +98,10 @@ class InProcessEngine:
         jobs = [_ChunkRun(self, plan, predictor, store, chunk) for chunk in chunks]
         total = sum(job.windows for job in jobs)
         self.on_event(Started("predict", total, "window"))
-        computed = sum(job.run() for job in jobs)
+        computed = 0
+        for job in jobs:
+            computed += job.run()
+            give_back()
         self.on_event(Finished("predict", f"{computed} of {total} windows held valid pixels"))
         return computed
 
@@ -126,13 +150,28 @@ class _ChunkRun:
                 self._bands,
                 lambda band, arrays: write.put((band, arrays)),
             )
-            with Stage[Answer]("blend", lambda answer: sums.pass_by(*answer), depth=1) as blend:
-                return self._predict(blend)
+            shape = (self._plan.batch_size, len(self._plan.class_values), *self._plan.window_shape)
+            answers = Pool(lambda: self._predictor.buffer(shape))
 
-    def _predict(self, blend: Stage[Answer]) -> int:
+            def pass_by(passing: Passing) -> None:
+                steps, answer = passing
+                if answer is None:
+                    sums.pass_by(steps, None)
+                    return
+                answer.pending.arrived()
+                sums.pass_by(steps, answer.values)
+                answers.give(answer.values)
+
+            with Stage[Passing]("blend", pass_by, depth=1) as blend:
+                return self._predict(blend, answers)
+
+    def _predict(self, blend: Stage[Passing], answers: Pool) -> int:
         """Feed the model, and hand on what it answers."""
         plan = self._plan
-        batch = Batch(plan, self._engine.source.bands)
+        batch, other = (
+            Batch(plan, self._engine.source.bands, self._predictor.buffer) for _ in range(2)
+        )
+        before: Pending | None = None
         first_col = plan.cols.starts[self._columns[0]]
         inner = slice(self._left - first_col, self._right - first_col)
         # A batch of narrow scenes spans several rows of windows; with nothing to compute for longer
@@ -142,10 +181,17 @@ class _ChunkRun:
         began = computed = 0
 
         def flush() -> int:
-            nonlocal steps
+            nonlocal steps, batch, other, before
             self._engine.check()
-            count = batch.count
-            answer = self._predictor(batch.filled(), batch.places) if count else None
+            count, answer = batch.count, None
+            if count:
+                out = answers.take()
+                pending = self._predictor.begin(batch.filled(), batch.places, out[:count])
+                answer = Answer(out, pending)
+                # The other batch is filled next: by now it was most likely taken long ago.
+                if before is not None:
+                    before.taken()
+                batch, other, before = other, batch, pending
             blend.put((steps, answer))
             steps = []
             batch.clear()

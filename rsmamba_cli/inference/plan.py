@@ -21,6 +21,12 @@ BANDS_PER_CHUNK = 16
 NARROWEST_STRIP = 4
 """In windows: those at the border of two strips are computed for both."""
 
+CACHE_SHARE = 8
+"""GDAL's cache gets at most one part in so many of the memory."""
+
+RESERVE_BYTES = 80 << 20
+"""What lies between files and buffers at a time, and gaps in the heap: 40 to 70 MiB were seen."""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -139,45 +145,53 @@ def plan_axes(
 
 
 def plan_strips(
-    rows: AxisBlend, cols: AxisBlend, channels: int, input_bands: int, batch: int, memory: int
+    rows: AxisBlend,
+    cols: AxisBlend,
+    channels: int,
+    input_bands: int,
+    layer_bytes: int,
+    batch: int,
+    memory: int,
 ) -> tuple[int, ...]:
     """Cut the columns so that what a strip holds in memory stays below a bound.
 
-    Windows at the border of two strips are computed for both, so strips are as wide as half of the
-    memory allows (the model needs the other half) and never narrower than four windows.
+    Windows at the border of two strips are computed for both, so strips are as wide as the memory
+    allows (half of it is the model's, an eighth GDAL's cache) and never narrower than four windows.
 
     Args:
         rows: windows from top to bottom.
         cols: windows from left to right.
         channels: float32 probabilities that are accumulated a pixel.
         input_bands: float32 values that are read a pixel, all inputs together.
+        layer_bytes: of all layers, a pixel.
         batch: windows a forward pass.
         memory: the bound in bytes.
     """
     windows = len(cols.starts)
-    budget = max(memory // 2 - batch_bytes(rows, cols, channels, input_bands, batch), 0)
-    columns = budget // column_bytes(rows, channels, input_bands)
+    fixed = batch_bytes(rows, cols, channels, input_bands, batch) + RESERVE_BYTES
+    budget = max(memory // 2 - memory // CACHE_SHARE - fixed, 0)
+    columns = budget // column_bytes(rows, channels, input_bands, layer_bytes)
     wide = max(NARROWEST_STRIP, (columns - 2 * shared(cols)) // cols.stride)
     count = math.ceil(windows / wide)
     return tuple(round(i * windows / count) for i in range(count + 1))
 
 
-def column_bytes(rows: AxisBlend, channels: int, input_bands: int) -> int:
+def column_bytes(rows: AxisBlend, channels: int, input_bands: int, layer_bytes: int) -> int:
     """Memory that one column of a strip takes at most: reading, sums, and blocks on their way."""
-    tile = min(rows.tile, rows.length)
-    stored = tile * (4 * input_bands + 2)
-    buffers = 2 * tile * (4 * input_bands + 1)
-    blocks = 4 * min(rows.stride, rows.length) * (channels + 3)
-    return stored + buffers + blocks + channels * 4 * shared(rows)
+    buffers = 2 * min(rows.tile, rows.length) * (4 * input_bands + 1)
+    # One is filled, one waits, one is packed; beside it what comes of that.
+    blocks = 4 * min(rows.stride, rows.length) * (layer_bytes + 1)
+    return buffers + blocks + channels * 4 * shared(rows)
 
 
 def batch_bytes(
     rows: AxisBlend, cols: AxisBlend, channels: int, input_bands: int, batch: int
 ) -> int:
-    """Memory of windows: batches before, behind and after the model, and the sums of one window."""
-    # Two classes are answered with one channel each; three answers are under way at a time.
-    answers = 4 * max(channels, 2)
-    return rows.tile * cols.tile * 4 * (batch * (input_bands + answers) + 2 * channels)
+    """Memory of windows: two batches, three answers to such, and the sums of one window."""
+    # Two classes are answered with one channel each.
+    answers = 3 * max(channels, 2)
+    sums = 2 * channels + 4
+    return rows.tile * cols.tile * 4 * (batch * (2 * input_bands + answers) + sums)
 
 
 def auto_batch_size(tile: tuple[int, int], device_type: str) -> int:

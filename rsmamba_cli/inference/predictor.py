@@ -13,6 +13,7 @@ from rsmamba_cli.errors import CheckpointError, DeviceError
 from rsmamba_cli.events import EventHandler, Warned, ignore_events
 from rsmamba_cli.inference.forecast import held_bytes
 from rsmamba_cli.inference.sampler import Place, samples, window_noise
+from rsmamba_cli.inference.staging import Carrier, Pending, Wait, carrier_for
 from rsmamba_models import CheckpointMeta, ModelsError
 
 Tta = Literal["none", "flip", "d4"]
@@ -38,11 +39,18 @@ class LazyPredictor:
         self._build = build
         self._predictor: Predictor | None = None
 
-    def __call__(self, arrays: Sequence[Floats], places: Sequence[Place] | None = None) -> Floats:
-        """As `Predictor`."""
+    def buffer(self, shape: tuple[int, ...]) -> Floats:
+        """As `Predictor.buffer`."""
+        return self._built().buffer(shape)
+
+    def begin(self, arrays: Sequence[Floats], places: Sequence[Place], out: Floats) -> Pending:
+        """As `Predictor.begin`."""
+        return self._built().begin(arrays, places, out)
+
+    def _built(self) -> "Predictor":
         if self._predictor is None:
             self._predictor = self._build()
-        return self._predictor(arrays, places)
+        return self._predictor
 
 
 class Predictor:
@@ -63,6 +71,7 @@ class Predictor:
         tta: Tta = "none",
         seed: int = 0,
         on_event: EventHandler = ignore_events,
+        carrier: Carrier | None = None,
     ) -> None:
         """Move the model to its device.
 
@@ -76,8 +85,10 @@ class Predictor:
                 of a diffusion model is turned along: it belongs to the place, as the image does.
             seed: of the noise that a diffusion model starts from.
             on_event: told when the device turns out to be too small for the batches.
+            carrier: brings batches to the device and back; None takes what suits it.
         """
         self.device = torch.device(device)
+        self._carrier = carrier or carrier_for(self.device)
         self.model = model.to(self.device).eval()
         self.meta = meta
         self.precision = precision
@@ -106,35 +117,64 @@ class Predictor:
         """
         if places is None and samples(self.model):
             raise ValueError("a model that samples needs to know the places of its windows")
-        parts: list[Floats] = []
+        count, _, height, width = arrays[0].shape
+        out = np.empty((count, len(self.meta.classes), height, width), dtype=np.float32)
+        self.begin(arrays, places or (), out).arrived()
+        return out
+
+    def buffer(self, shape: tuple[int, ...]) -> Floats:
+        """Host memory for windows or answers that the device is quick to reach."""
+        return self._carrier.buffer(shape)
+
+    def begin(self, arrays: Sequence[Floats], places: Sequence[Place], out: Floats) -> Pending:
+        """As calling it, but the answer may arrive later.
+
+        Args:
+            arrays: see there.
+            places: see there.
+            out: (n, classes, h, w), where the answer goes.
+
+        Returns:
+            What to wait for.
+
+        Raises:
+            RsmambaError: see there.
+        """
         done, count = 0, len(arrays[0])
         while done < count:
             batch = slice(done, done + self._at_once)
-            part = self._batch([a[batch] for a in arrays], (places or ())[batch])
-            if part is None:
+            waits = self._batch([a[batch] for a in arrays], places[batch], out[batch])
+            if waits is None:
                 self._on_event(Warned(self._halve(), essential=True))
                 continue
-            parts.append(part)
-            done += len(part)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            done += self._at_once
+        assert waits is not None
+        # Copies in one direction follow each other: the last one is the last.
+        return Pending(*waits)
 
-    def _batch(self, arrays: Sequence[Floats], places: Sequence[Place]) -> Floats | None:
-        """The answers to at most as many windows as are computed at once; None: out of memory."""
+    def _batch(
+        self, arrays: Sequence[Floats], places: Sequence[Place], out: Floats
+    ) -> tuple[Wait, Wait] | None:
+        """Begin with at most as many windows as are computed at once; None: out of memory."""
         count = len(arrays[0])
-        inputs = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
         missing = self._at_once - count
-        if missing:
-            inputs = [torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) for x in inputs]
         noise = None
         if samples(self.model):
             padded = [*places, *[places[-1]] * missing]
-            drawn = window_noise(self.model, self.seed, padded, *inputs[0].shape[-2:])
+            drawn = window_noise(self.model, self.seed, padded, *arrays[0].shape[-2:])
             noise = torch.from_numpy(drawn)
+        answer = torch.from_numpy(out)
         try:
             with torch.inference_mode(), self._autocast():
+                sent, taken = self._carrier.send(
+                    [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+                )
+                if missing:
+                    sent = [torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) for x in sent]
                 there = None if noise is None else noise.to(self.device)
-                probabilities = self._averaged([x.to(self.device) for x in inputs], there)
-            return probabilities[:count].cpu().numpy()
+                in_place = answer if self.device.type == "cpu" and not missing else None
+                probabilities = self._averaged(sent, there, in_place)
+                return taken, self._carrier.fetch(probabilities[:count], answer)
         except torch.OutOfMemoryError as error:
             if self._at_once == 1:
                 raise DeviceError(
@@ -192,16 +232,21 @@ class Predictor:
         dtype = _AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
-    def _averaged(self, inputs: list[Tensor], noise: Tensor | None) -> Tensor:
+    def _averaged(
+        self, inputs: list[Tensor], noise: Tensor | None, out: Tensor | None = None
+    ) -> Tensor:
+        """Mean probabilities over all views, in ``out`` if there is just one."""
+        only = out if len(self._views) == 1 else None
         total: Tensor | None = None
         for there, back in self._views:
             more = {} if noise is None else {"noise": there(noise)}
-            answer = back(self._probabilities(self.model(*[there(x) for x in inputs], **more)))
+            logits = self.model(*[there(x) for x in inputs], **more)
+            answer = back(self._probabilities(logits, only))
             total = answer.contiguous() if total is None else total + answer
         assert total is not None
         return total if len(self._views) == 1 else total / len(self._views)
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
+    def _probabilities(self, logits: Tensor, out: Tensor | None) -> Tensor:
         if logits.shape[1] != self.meta.logits:
             raise CheckpointError(
                 f"the model answers with {logits.shape[1]} channels where its metadata lists "
@@ -212,8 +257,8 @@ class Predictor:
             scaled = scaled / self.meta.temperature
         if self.meta.output == "sigmoid":
             # Both sides by a sigmoid of their own: 1 - p loses the small probabilities.
-            return torch.cat([torch.sigmoid(-scaled), torch.sigmoid(scaled)], dim=1)
-        return torch.softmax(scaled, dim=1)
+            return torch.cat([torch.sigmoid(-scaled), torch.sigmoid(scaled)], dim=1, out=out)
+        return torch.softmax(scaled, dim=1, out=out)
 
 
 def _views(tta: Tta) -> tuple[tuple[View, View], ...]:

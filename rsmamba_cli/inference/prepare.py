@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from rsmamba_cli.inference.emit import QUANTITY_NODATA, SCORE_NODATA, SCORES
 from rsmamba_cli.inference.inputs import Inputs, open_inputs
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.plan import (
+    CACHE_SHARE,
     NARROWEST_STRIP,
+    RESERVE_BYTES,
     Plan,
     auto_batch_size,
     batch_bytes,
@@ -32,7 +35,7 @@ from rsmamba_cli.inference.plan import (
 )
 from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.sampler import resolve_sampler, set_sampler
-from rsmamba_cli.inference.source import Source
+from rsmamba_cli.inference.source import Source, rows_at_once
 from rsmamba_cli.raster.blend import shared
 from rsmamba_cli.raster.blocks import Layer, canonical_json
 from rsmamba_cli.raster.grid import Grid
@@ -43,7 +46,9 @@ from rsmamba_cli.raster.store import block_id
 from rsmamba_models import CheckpointMeta
 
 PLAN_FORMAT = 1
-_CACHE_LEAST = 64 << 20
+_CACHE_LEAST = 16 << 20
+_MODEL_BYTES = 8 << 10
+"""A pixel of a window, inside a model: more than the models of the zoo take."""
 _BESIDE = 4
 """Pixels around a selection within which resampling may look for it."""
 
@@ -112,13 +117,14 @@ class Prepared:
 
         Raises:
             CheckpointError: damaged, or changed since its metadata was read.
+            InputError: the memory bound leaves too little for it.
         """
         model = load_model(self.checkpoint, self.meta)
         seed = 0
         if self.sampler is not None:
             set_sampler(model, self.sampler)
             seed = self.sampler["seed"]
-        return Predictor(
+        predictor = Predictor(
             model,
             self.meta,
             self.device,
@@ -128,19 +134,43 @@ class Prepared:
             seed,
             on_event,
         )
+        if complaint := self.memory_complaint(predictor):
+            raise InputError(complaint)
+        return predictor
 
     def memory_forecast(self) -> int:
-        """Bytes that a run will take beside the model and what it needs inside."""
-        plan = self.plan
-        bands = sum(self.source.bands)
-        cuts = plan.cols.cuts
-        widest = max(cuts[b] - cuts[a] for a, b in zip(plan.strips, plan.strips[1:], strict=False))
-        widest += 2 * shared(plan.cols)
-        columns = min(widest, plan.cols.length)
+        """Bytes that a worker will take beside the model and what it needs inside."""
+        plan, bands = self.plan, sum(self.source.bands)
+        fixed = batch_bytes(plan.rows, plan.cols, plan.channels(), bands, plan.batch_size)
+        column = column_bytes(plan.rows, plan.channels(), bands, _depth(plan.layout.layers))
+        return _widest(plan) * column + fixed + RESERVE_BYTES + self.cache_bytes
+
+    def memory_complaint(self, predictor: Predictor | None = None) -> str:
+        """Why the memory bound cannot be kept, and what would help; "" if it can.
+
+        Args:
+            predictor: to look into as well. What it needs on a GPU is not counted.
+        """
+        share = self.options.memory_bytes() // self.options.workers
+        needed = self.memory_forecast()
+        what = f"about {_mebibytes(needed)} are needed beside the model"
+        if needed <= share and predictor is not None and self.device.type == "cpu":
+            batch, (height, width) = self.plan.batch_size, self.plan.window_shape
+            if batch * height * width * _MODEL_BYTES > share - needed:
+                inside = predictor.memory_forecast(self.source.bands, (height, width))
+                needed += inside
+                what = (
+                    f"about {_mebibytes(needed)} are needed, {_mebibytes(inside)} of them in the "
+                    f"model for a batch of {batch} windows of {height} x {width} pixels"
+                )
+        if needed <= share:
+            return ""
+        workers = self.options.workers
+        more = "" if workers == 1 else f" for each of {workers} workers"
+        smaller = " or --batch-size" if self.plan.batch_size > 1 else ""
         return (
-            columns * column_bytes(plan.rows, plan.channels(), bands)
-            + batch_bytes(plan.rows, plan.cols, plan.channels(), bands, plan.batch_size)
-            + self.cache_bytes
+            f"{what}, and --memory allows {_mebibytes(share)}{more}: use --memory "
+            f"{-(-needed * workers // 2**20)}MiB or more, or a smaller --tile{smaller}"
         )
 
     def disk_forecast(self) -> int:
@@ -222,23 +252,33 @@ def prepare_model(
             nearby = None if selection is None else _Nearby(selection, grid, working)
             source = Source(readers, meta.inputs, nearby)
         plan = _plan(inputs, working, meta, options, device, precision, sampler, strips)
-        # Rows of the scene under a row of windows.
-        rows = math.ceil(min(plan.rows.tile, plan.rows.length) * grid.height / plan.rows.length)
-        cache = sum(scene.cache_bytes(rows) for scene in inputs.given)
-        cache = max(_CACHE_LEAST, min(cache, options.memory_bytes() // (4 * options.workers)))
-        prepared = Prepared(
+        # What of the scene is read at a time, in its own pixels.
+        rows, width = rows_at_once(sum(source.bands), _widest(plan)), _widest(plan)
+        rows = math.ceil(min(rows, plan.rows.tile) * grid.height / plan.rows.length)
+        width = math.ceil(width * grid.width / plan.cols.length)
+        cache = sum(scene.cache_bytes(rows, width) for scene in inputs.given)
+        share = options.memory_bytes() // options.workers
+        cache = max(_CACHE_LEAST, min(cache, share // CACHE_SHARE))
+        return Prepared(
             options, meta, checkpoint, inputs, grid, source, map_source, device, precision,
             sampler, plan, cache, stack.pop_all(),
         )  # fmt: skip
-        forecast, bound = prepared.memory_forecast(), options.memory_bytes()
-        if forecast > bound:
-            on_event(
-                Warned(
-                    f"about {forecast / 2**30:.1f} GiB are needed beside the model, more than "
-                    f"--memory {bound / 2**30:.1f} GiB; a smaller --tile or --batch-size needs less"
-                )
-            )
-        return prepared
+
+
+def _widest(plan: Plan) -> int:
+    """Columns that are read for the widest strip."""
+    cuts = plan.cols.cuts
+    widest = max(cuts[b] - cuts[a] for a, b in pairwise(plan.strips))
+    return min(widest + 2 * shared(plan.cols), plan.cols.length)
+
+
+def _depth(layers: Mapping[str, Layer]) -> int:
+    """Bytes of a pixel in all layers."""
+    return sum(layer.count * np.dtype(layer.dtype).itemsize for layer in layers.values())
+
+
+def _mebibytes(number: int) -> str:
+    return f"{number / 2**20:,.0f} MiB"
 
 
 DEMO_WARNING = (
@@ -331,12 +371,6 @@ def _plan(
         threshold = meta.threshold if options.threshold is None else options.threshold
     channels = 1 if classes == 2 else classes
     bands = sum(len(spec.bands) for spec in meta.inputs)
-    if strips is None or strips[-1] != len(cols.starts):
-        share = options.memory_bytes() // options.workers
-        strips = plan_strips(rows, cols, channels, bands, batch, share)
-        if options.update:  # narrow ones: what is left alone is left alone by blocks
-            count = len(cols.starts)
-            strips = (*range(0, count, NARROWEST_STRIP), count)
     values = tuple(c.value for c in meta.classes)
     wide = max(values) >= 255
     nodata = 65535 if wide else 255
@@ -346,6 +380,13 @@ def _plan(
     if options.uncertainty is not None:
         layers["uncertainty"] = Layer(1, "uint8", QUANTITY_NODATA)
     stored = None if working is None else {SCORES: Layer(channels, "uint16", SCORE_NODATA)}
+    if strips is None or strips[-1] != len(cols.starts):
+        share = options.memory_bytes() // options.workers
+        depth = _depth(stored or layers)
+        strips = plan_strips(rows, cols, channels, bands, depth, batch, share)
+        if options.update:  # narrow ones: what is left alone is left alone by blocks
+            count = len(cols.starts)
+            strips = (*range(0, count, NARROWEST_STRIP), count)
     resolved = resolved_options(
         options, rows.tile, cols.tile, rows.stride, cols.stride, trim, batch,
         threshold, device, precision,

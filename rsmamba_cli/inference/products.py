@@ -1,8 +1,9 @@
 """The outputs of a run: which files, whether they may be written, and what is in them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,16 +12,17 @@ import numpy.typing as npt
 
 from rsmamba_cli.errors import OutputError, ResumeError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started
-from rsmamba_cli.inference.finished import finished_rows
+from rsmamba_cli.inference.finished import FinishedRows, finished_rows
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.prepare import Prepared, tags
 from rsmamba_cli.inference.update import cells_path, differing_tags, reuse_map, write_cells
 from rsmamba_cli.raster.grid import AreaTable
 from rsmamba_cli.raster.output import (
-    BLOCK,
     SCALE,
     RasterSpec,
+    ReadPart,
     check_writable,
+    parts,
     publish,
     read_provenance,
     write_cog,
@@ -78,14 +80,14 @@ class Tally:
         area = None if areas is None else dict.fromkeys(values, 0.0)
         return cls(dict.fromkeys(values, 0), area, areas)
 
-    def add(self, stripe: npt.NDArray[Any], first_row: int) -> None:
-        """Count a stripe (rows, width) of the mask."""
+    def add(self, part: npt.NDArray[Any], first_row: int, first_col: int = 0) -> None:
+        """Count a part (rows, columns) of the mask that begins at a row and a column."""
         for value in self.pixels:
-            selected = stripe == value
+            selected = part == value
             count = int(np.count_nonzero(selected))
             self.pixels[value] += count
             if count and self.area is not None and self._areas is not None:
-                self.area[value] += self._areas.sum_where(selected, first_row)
+                self.area[value] += self._areas.sum_where(selected, first_row, first_col)
 
 
 class Outputs(Protocol):
@@ -146,7 +148,21 @@ def mask_reader(prepared: Prepared, store: Store, check: Callable[[], None]) -> 
     values = plan.class_values[1:]
     work = store.folder / "final"
     sieve = Sieve(work, rows, prepared.grid, values, plan.nodata, options.min_area, check)
-    return sieve.read_rows
+    # The parts of a stripe are asked for one after the other.
+    return lru_cache(maxsize=1)(sieve.read_rows)
+
+
+def part_reader(
+    layer: str, prepared: Prepared, finished: FinishedRows, mask_rows: MaskRows
+) -> ReadPart:
+    """Parts of a finished layer, the mask sieved if that is asked for."""
+
+    def part(first: int, last: int, left: int, right: int) -> npt.NDArray[Any]:
+        if layer == "mask" and prepared.options.sieve:
+            return mask_rows(first, last)[None, :, left:right]
+        return finished.read_rows(layer, first, last, left, right)
+
+    return part
 
 
 def polygons_of(
@@ -263,27 +279,27 @@ class MapOutputs:
         tally = Tally.of(values, grid.area_table())
         work = store.folder / "final"
         temporary = {role: work / f"{role}{path.suffix.lower()}" for role, path in files.items()}
-        stripes = -(-grid.height // BLOCK)
-        on_event(Started("write", stripes * len(plan.layers), "stripe"))
+        count = sum(1 for _ in parts(*grid.shape))
+        on_event(Started("write", count * len(plan.layers), "part"))
 
         mask_rows = mask_reader(prepared, store, check)
         finished = finished_rows(prepared, store)
 
-        def rows(layer: str) -> Iterator[npt.NDArray[Any]]:
-            for first in range(0, grid.height, BLOCK):
-                last = min(first + BLOCK, grid.height)
+        def part_of(layer: str) -> ReadPart:
+            read = part_reader(layer, prepared, finished, mask_rows)
+
+            def counted(first: int, last: int, left: int, right: int) -> npt.NDArray[Any]:
+                part = read(first, last, left, right)
                 if layer == "mask":
-                    stripe = mask_rows(first, last)[None]
-                    tally.add(stripe[0], first)
-                else:
-                    stripe = finished.read_rows(layer, first, last)
-                yield stripe
+                    tally.add(part[0], first, left)
                 on_event(Progress("write"))
+                return part
+
+            return counted
 
         for role in plan.layers:
-            write_cog(
-                temporary[role], grid, raster_spec(role, prepared, provenance), rows(role), check
-            )
+            spec = raster_spec(role, prepared, provenance)
+            write_cog(temporary[role], grid, spec, part_of(role), check)
         if "polygons" in files:
             polygons_of(temporary["polygons"], prepared, mask_rows, check)
         if "style" in files:

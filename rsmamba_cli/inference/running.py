@@ -78,6 +78,8 @@ def run(
             raise InputError(
                 "--min-area is in square metres, and the scene has no CRS to measure with"
             )
+        if complaint := prepared.memory_complaint():
+            raise InputError(complaint)
         stack.enter_context(gdal_settings(prepared.cache_bytes))
         stack.enter_context(torch_threads(options.threads))
         details = _alignment_details(prepared, on_event)
@@ -89,6 +91,7 @@ def run(
             restart=(options.overwrite or options.update) and not (options.resume or options.shard),
             shard=options.shard,
         )
+        store.kept_bytes = min(store.kept_bytes, options.memory_bytes() // 8)
         with store:
             try:
                 _check_space(prepared, folder)

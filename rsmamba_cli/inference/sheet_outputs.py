@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,18 @@ from rsmamba_cli.events import EventHandler, Finished, Progress, Started
 from rsmamba_cli.inference.finished import finished_rows
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.prepare import Prepared, tags
-from rsmamba_cli.inference.products import Tally, mask_reader, polygons_of, raster_spec
+from rsmamba_cli.inference.products import (
+    Tally,
+    mask_reader,
+    part_reader,
+    polygons_of,
+    raster_spec,
+)
 from rsmamba_cli.inference.update import Box, unaffected_blocks
 from rsmamba_cli.raster.blocks import canonical_json
 from rsmamba_cli.raster.mosaic import Mosaic, Sheet
 from rsmamba_cli.raster.opening import reading
-from rsmamba_cli.raster.output import BLOCK, check_writable, publish, write_cog
+from rsmamba_cli.raster.output import check_writable, parts, publish, write_cog
 from rsmamba_cli.raster.store import Store, partial_folder
 from rsmamba_cli.raster.vectors import check_vector_path
 
@@ -165,24 +171,22 @@ class SheetOutputs:
         tally = Tally.of((*plan.class_values, plan.nodata), grid.area_table())
         spec = raster_spec("mask", prepared, tags(prepared))
         on_event(Started("write", len(mosaic.sheets), "sheet"))
-        for first in range(0, grid.height, BLOCK):
+        read = part_reader("mask", prepared, finished, mask_rows)
+        for first, last, left, right in parts(*grid.shape):
             check()
-            tally.add(mask_rows(first, min(first + BLOCK, grid.height)), first)
+            tally.add(read(first, last, left, right)[0], first, left)
         ready: dict[Path, Path] = {}
         for number, sheet in enumerate(sorted(mosaic.sheets, key=lambda s: (s.row, s.col))):
             final = self.files[sheet.path]
             temporary = work / f"{number}.tif"
 
-            def rows(sheet: Sheet = sheet) -> Iterator[npt.NDArray[Any]]:
-                top, left, bottom, right = sheet.box
-                for first in range(top, bottom, BLOCK):
-                    last = min(first + BLOCK, bottom)
-                    if prepared.options.sieve:
-                        yield mask_rows(first, last)[None, :, left:right]
-                    else:
-                        yield finished.read_rows("mask", first, last, left, right)
+            def of_sheet(
+                first: int, last: int, left: int, right: int, sheet: Sheet = sheet
+            ) -> npt.NDArray[Any]:
+                row, col = sheet.row, sheet.col
+                return read(row + first, row + last, col + left, col + right)
 
-            write_cog(temporary, sheet.grid, spec, rows(), check)
+            write_cog(temporary, sheet.grid, spec, of_sheet, check)
             if final.exists() and _digest(final) == _digest(temporary):
                 temporary.unlink()
             else:

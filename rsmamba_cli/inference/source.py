@@ -13,6 +13,20 @@ from rsmamba_models import InputSpec
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
+_AT_ONCE = 1 << 21
+"""Values that are read at a time: what lies between file and buffer stays small."""
+_ROWS_AT_LEAST = 16
+
+
+def rows_at_once(bands: int, width: int) -> int:
+    """Rows that are read at a time.
+
+    Args:
+        bands: of all inputs together.
+        width: of the window that is read.
+    """
+    return max(_ROWS_AT_LEAST, _AT_ONCE // (bands * width))
+
 
 class Reader(Protocol):
     """One date or sensor on the grid of the run (a `Scene`, or one that was aligned to it)."""
@@ -99,6 +113,13 @@ class Source:
             row: first row.
             col: first column.
         """
+        height, width = wanted.shape
+        step = rows_at_once(sum(self.bands), width)
+        for first in range(0, height, step):
+            rows = slice(first, first + step)
+            self._read_rows([into[:, rows] for into in inputs], wanted[rows], row + first, col)
+
+    def _read_rows(self, inputs: Sequence[Floats], wanted: Bools, row: int, col: int) -> None:
         height, width = wanted.shape
         wanted[...] = True
         raw: list[npt.NDArray[Any] | None] = []

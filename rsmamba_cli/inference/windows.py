@@ -1,6 +1,6 @@
 """Rows of windows read ahead of the model, and the batches that are cut out of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 from rsmamba_cli.inference.plan import Plan
 from rsmamba_cli.inference.sampler import Place
 from rsmamba_cli.inference.source import Bools, Floats, Source
+
+Shape = tuple[int, ...]
 
 
 class _Rows:
@@ -83,12 +85,18 @@ class Batch:
         places: row and column of each in the lattice.
     """
 
-    def __init__(self, plan: Plan, bands: Sequence[int]) -> None:
-        height, width = plan.window_shape
+    def __init__(self, plan: Plan, bands: Sequence[int], make: Callable[[Shape], Floats]) -> None:
+        """An empty batch.
+
+        Args:
+            plan: of the run.
+            bands: of each input.
+            make: memory for arrays of a shape; asked when the first window comes.
+        """
         self._plan = plan
-        self._arrays = tuple(
-            np.empty((plan.batch_size, n, height, width), dtype=np.float32) for n in bands
-        )
+        self._bands = bands
+        self._make = make
+        self._arrays: tuple[Floats, ...] = ()
         self.places: list[Place] = []
 
     @property
@@ -112,6 +120,9 @@ class Batch:
         """
         start = self._plan.cols.starts[column] - left
         height, width = self._plan.window_shape
+        if not self._arrays:
+            size = self._plan.batch_size
+            self._arrays = tuple(self._make((size, n, height, width)) for n in self._bands)
         for array, values in zip(self._arrays, inputs, strict=True):
             window = values[:, :, start : start + width]
             slot = array[self.count]

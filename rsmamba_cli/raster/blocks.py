@@ -71,7 +71,10 @@ class Blocks:
         folder: the working folder.
         layout: bands, strips and layers.
         plan_id: hash of the plan; lines about blocks of other plans count for nothing.
+        kept_bytes: of blocks that stay unpacked after they were read; at least one does.
     """
+
+    kept_bytes = 64 << 20
 
     def __init__(self, folder: Path, layout: Layout, plan_id: str, writer: str = "") -> None:
         """Look at a folder; nothing is read or written yet.
@@ -91,6 +94,7 @@ class Blocks:
         self._done: dict[Key, dict[str, Any]] = {}
         self._read_up_to: dict[Path, int] = {}
         self._cache: OrderedDict[Key, dict[str, Array]] = OrderedDict()
+        self._cached = 0
 
     @property
     def done(self) -> frozenset[Key]:
@@ -182,7 +186,7 @@ class Blocks:
         except OSError as error:
             raise write_error(self.folder, error, resumable=bool(self._done)) from error
         self._done[key] = line
-        self._cache.pop(key, None)
+        self._cached -= _size(self._cache.pop(key, {}))
 
     def _append(self, line: Mapping[str, Any]) -> None:
         # A newline before the record ends whatever a power cut may have torn.
@@ -214,8 +218,9 @@ class Blocks:
             offset += length
         self._cache[key] = arrays
         # Reading goes down the raster in stripes that may end inside a band.
-        while len(self._cache) > len(self.layout.cols) - 1:
-            self._cache.popitem(last=False)
+        self._cached += _size(arrays)
+        while len(self._cache) > 1 and self._cached > self.kept_bytes:
+            self._cached -= _size(self._cache.popitem(last=False)[1])
         return arrays
 
     def read_rows(
@@ -251,6 +256,10 @@ class Blocks:
                     start - cols[strip] : stop - cols[strip],
                 ]
         return out
+
+
+def _size(arrays: Mapping[str, Array]) -> int:
+    return sum(array.nbytes for array in arrays.values())
 
 
 def _deflate(array: Array) -> bytes:

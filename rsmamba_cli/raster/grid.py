@@ -332,17 +332,22 @@ class AreaTable:
         r = np.asarray(rows, dtype=np.float64)
         return np.stack([np.interp(r, self.rows, column) for column in self.areas.T], axis=1)
 
-    def sum_where(self, selected: npt.NDArray[np.bool_], first_row: int) -> float:
-        """Total area of the True pixels of a stripe of full width.
+    def sum_where(
+        self, selected: npt.NDArray[np.bool_], first_row: int, first_col: int = 0
+    ) -> float:
+        """Total area of the True pixels of a part of the grid.
 
         Args:
-            selected: (h, width) of the grid.
+            selected: (h, w).
             first_row: the grid's row of ``selected[0]``.
+            first_col: the grid's column of ``selected[:, 0]``.
         """
+        borders = np.clip(self.edges - first_col, 0, selected.shape[1])
+        inside = borders[1:] > borders[:-1]
         # As numbers: sums of booleans take three times as long.
         ones = selected.view(np.uint8)
-        counts = np.add.reduceat(ones, self.edges[:-1], axis=1, dtype=np.uint32)
-        areas = self.at(first_row + 0.5 + np.arange(selected.shape[0]))
+        counts = np.add.reduceat(ones, borders[:-1][inside], axis=1, dtype=np.uint32)
+        areas = self.at(first_row + 0.5 + np.arange(selected.shape[0]))[:, inside]
         return float((counts * areas).sum())
 
     def at_points(self, rows: Floats, cols: Floats) -> Floats:

@@ -154,11 +154,11 @@ class Mosaic:
         self._open.move_to_end(sheet.path)
         yield self._open[sheet.path]
 
-    def cache_bytes(self, rows: int) -> int:
-        """GDAL cache with which reading bands of ``rows`` rows touches every block about once."""
+    def cache_bytes(self, rows: int, cols: int | None = None) -> int:
+        """GDAL cache for reading ``rows`` rows of ``cols`` columns; see `Scene.cache_bytes`."""
         block_rows, block_cols = self.block_shape
         height = (-(-rows // block_rows) + 1) * block_rows
-        width = -(-self.grid.width // block_cols) * block_cols
+        width = (-(-(self.grid.width if cols is None else cols) // block_cols) + 1) * block_cols
         return int(height * width * self.stored_bands * self.dtype.itemsize)
 
     def identity(self) -> dict[str, Any]:

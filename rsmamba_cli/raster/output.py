@@ -6,7 +6,7 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from rsmamba_cli.raster.opening import GDAL_ERRORS
 Array = npt.NDArray[Any]
 
 BLOCK = 512
+_COLUMNS = 16 * BLOCK
+"""That are written at a time, so that memory does not follow the width."""
 # Halving a narrower raster soon leaves one pixel across, which validators take for an error.
 _LEAST_WITH_OVERVIEWS = 64
 
@@ -58,25 +60,29 @@ class RasterSpec:
     resampling: str = "mode"
 
 
+ReadPart = Callable[[int, int, int, int], Array]
+"""``read(first, last, left, right)``: these rows and columns of all bands, (bands, h, w)."""
+
+
 def write_cog(
     path: Path,
     grid: Grid,
     spec: RasterSpec,
-    stripes: Iterable[Array],
+    read: ReadPart,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a COG from stripes of `BLOCK` rows, and read it back before calling it written.
+    """Write a COG part by part, and read it back before calling it written.
 
     GDAL's COG driver keeps the whole raster in memory when written to directly, so a tiled file is
-    written first, band of blocks by band of blocks, and then copied. GDAL reports a full disk late
-    or not at all, so every pixel and every overview is read again and compared.
+    written first, some blocks at a time, and then copied. GDAL reports a full disk late or not at
+    all, so every pixel and every overview is read again and compared.
 
     Args:
         path: where to write; ``path`` plus ".tiled" is used and removed again.
         grid: size and georeference, taken over to the last bit.
         spec: the rest.
-        stripes: arrays (bands, rows, width) from the top, `BLOCK` rows each, the last one shorter.
-        check: called between stripes; may raise to stop the work.
+        read: gives what is written; asked once for every part of `parts`, in their order.
+        check: called between parts; may raise to stop the work.
 
     Raises:
         OutputError: the file could not be written in full.
@@ -102,13 +108,12 @@ def write_cog(
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(tiled, "w", **creation) as dataset:
                 _describe(dataset, spec)
-                row = 0
-                for stripe in stripes:
+                for first, last, left, right in parts(*grid.shape):
                     check()
-                    window = Window(0, row, grid.width, stripe.shape[1])
-                    dataset.write(stripe, window=window)
-                    checksum = zlib.crc32(np.ascontiguousarray(stripe).data, checksum)
-                    row += stripe.shape[1]
+                    part = read(first, last, left, right)
+                    window = Window(left, first, right - left, last - first)
+                    dataset.write(part, window=window)
+                    checksum = zlib.crc32(np.ascontiguousarray(part).data, checksum)
             rasterio.shutil.copy(
                 tiled,
                 path,
@@ -128,6 +133,16 @@ def write_cog(
     finally:
         with contextlib.suppress(OSError):
             tiled.unlink(missing_ok=True)
+
+
+def parts(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+    """Rows and columns (first, last, left, right) of the parts in which rasters are written.
+
+    They hold whole blocks, go from the left to the right, and then down.
+    """
+    for first in range(0, height, BLOCK):
+        for left in range(0, width, _COLUMNS):
+            yield first, min(first + BLOCK, height), left, min(left + _COLUMNS, width)
 
 
 def _cog_block(height: int, width: int) -> int:
@@ -160,20 +175,19 @@ def _verify(path: Path, checksum: int) -> None:
     with rasterio.open(path) as dataset:
         found = 0
         levels = len(dataset.overviews(1))
-        for stripe in _stripes_of(dataset):
-            found = zlib.crc32(np.ascontiguousarray(stripe).data, found)
+        for part in _parts_of(dataset):
+            found = zlib.crc32(np.ascontiguousarray(part).data, found)
     if found != checksum:
         raise OSError(errno.EIO, "what was written is not what can be read back")
     for level in range(levels):
         with rasterio.open(path, overview_level=level) as dataset:
-            for _ in _stripes_of(dataset):
+            for _ in _parts_of(dataset):
                 pass
 
 
-def _stripes_of(dataset: Any) -> Iterable[Array]:
-    for row in range(0, dataset.height, BLOCK):
-        rows = min(BLOCK, dataset.height - row)
-        yield dataset.read(window=Window(0, row, dataset.width, rows))
+def _parts_of(dataset: Any) -> Iterator[Array]:
+    for first, last, left, right in parts(dataset.height, dataset.width):
+        yield dataset.read(window=Window(left, first, right - left, last - first))
 
 
 def _write_failure(path: Path, error: BaseException) -> str:

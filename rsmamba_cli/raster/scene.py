@@ -134,16 +134,20 @@ class Scene:
             valid &= self._dataset.read_masks(band, window=window) != 0
         return valid
 
-    def cache_bytes(self, rows: int) -> int:
-        """GDAL cache with which reading bands of ``rows`` rows touches every block about once.
+    def cache_bytes(self, rows: int, cols: int | None = None) -> int:
+        """GDAL cache with which reading ``rows`` rows at a time decodes every block once.
 
-        A band may begin and end inside a block, so up to two more rows of blocks are in play.
+        A reading may begin and end inside a block, so up to two more blocks a side are in play.
+
+        Args:
+            rows: that are read at a time, one reading below the other.
+            cols: how wide they are; None is the whole width.
         """
-        block_rows, block_cols = self.block_shape
-        wanted = math.ceil(rows / block_rows) + 1
-        height = min(wanted, math.ceil(self.grid.height / block_rows)) * block_rows
-        width = math.ceil(self.grid.width / block_cols) * block_cols
-        return height * width * self.stored_bands * self._stored.itemsize
+        lengths = (rows, self.grid.width if cols is None else cols)
+        in_play = 1
+        for wanted, block, whole in zip(lengths, self.block_shape, self.grid.shape, strict=True):
+            in_play *= min(math.ceil(wanted / block) + 1, math.ceil(whole / block)) * block
+        return in_play * self.stored_bands * self._stored.itemsize
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run compares: the files, the grid, the bands and the validity rules."""

@@ -1,5 +1,6 @@
 """One scene whose bands lie in several files, of whatever resolutions (Sentinel-2, Landsat)."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,12 +90,16 @@ class Stack:
             valid &= known
         return np.stack([parts[i][k] for i, k in self._source]), valid
 
-    def cache_bytes(self, rows: int) -> int:
-        """GDAL cache with which reading bands of ``rows`` rows touches every block about once."""
-        share = [scene.grid.height / self.grid.height for scene in self._files]
+    def cache_bytes(self, rows: int, cols: int | None = None) -> int:
+        """GDAL cache for reading ``rows`` rows of ``cols`` columns; see `Scene.cache_bytes`."""
+        height, width = self.grid.shape
+        cols = width if cols is None else cols
         return sum(
-            scene.cache_bytes(max(1, round(rows * part)))
-            for scene, part in zip(self._files, share, strict=True)
+            scene.cache_bytes(
+                math.ceil(rows * scene.grid.height / height),
+                math.ceil(cols * scene.grid.width / width),
+            )
+            for scene in self._files
         )
 
     def identity(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from affine import Affine
-from inference_models import meta_of
+from inference_models import Immediate, meta_of
 from rasterio.crs import CRS
 
 from rsmamba_cli.inference.engine import InProcessEngine
@@ -78,7 +78,7 @@ def source_of(reader):
 
 def compute(plan, reader, done=()):
     store = Blocks(done)
-    InProcessEngine(source_of(reader)).run(plan, smooth_predictor, store)
+    InProcessEngine(source_of(reader)).run(plan, Immediate(smooth_predictor), store)
     return store.blocks
 
 
@@ -170,7 +170,7 @@ def peak_of(height, width=96):
             pass
 
     tracemalloc.start()
-    InProcessEngine(source_of(reader)).run(plan, smooth_predictor, Forgetful())
+    InProcessEngine(source_of(reader)).run(plan, Immediate(smooth_predictor), Forgetful())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
@@ -188,7 +188,7 @@ def test_memory_does_not_grow_with_height():
 def test_strips_cover_all_columns_whatever_the_memory(windows):
     rows, cols = plan_axes((1000, 24 * windows), 32, 0.25, 0, "hann", 1)
     for memory in (1, 1 << 20, 1 << 40):
-        strips = plan_strips(rows, cols, 6, 4, 2, memory)
+        strips = plan_strips(rows, cols, 6, 4, 1, 2, memory)
         assert strips[0] == 0
         assert strips[-1] == len(cols.starts)
         assert all(b > a for a, b in pairwise(strips))
@@ -197,7 +197,7 @@ def test_strips_cover_all_columns_whatever_the_memory(windows):
 
 def test_less_memory_means_narrower_strips():
     rows, cols = plan_axes((5000, 100_000), 512, 0.25, 0, "hann", 32)
-    counts = [len(plan_strips(rows, cols, 6, 4, 2, gib << 30)) - 1 for gib in (1, 4, 64)]
+    counts = [len(plan_strips(rows, cols, 6, 4, 1, 2, gib << 30)) - 1 for gib in (1, 4, 64)]
     assert counts[0] > counts[1] > counts[2] == 1
 
 

@@ -143,7 +143,7 @@ def test_more_than_the_allowed_memory_is_warned_about(scene_factory, tmp_path, u
     text = []
     options = PredictOptions(memory="256MiB", tile="full")
     plan_summary(path, options, on_event=lambda e: text.append(e.message), measure=False)
-    assert "more than --memory 0.2 GiB" in " ".join(text)
+    assert "--memory allows 256 MiB: use --memory " in " ".join(text)
 
 
 def test_normalised_pixels_are_the_transform_s_and_invalid_ones_zero():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inference_models import meta_of
+from inference_models import Immediate, meta_of
 from test_engine import Blocks, Drawn, plan_of, smooth_predictor, whole
 
 from rsmamba_cli.inference.emit import output_arrays
@@ -92,7 +92,7 @@ def test_rolling_sums_are_those_over_the_whole_scene(case, random):
     for finished in (set(), done):
         store = Blocks(finished)
         source = Source([reader], meta_of(1, 3).inputs, None)
-        computed = InProcessEngine(source).run(plan, smooth_predictor, store)
+        computed = InProcessEngine(source).run(plan, Immediate(smooth_predictor), store)
         found.update(store.blocks)
         assert set(store.blocks) == set(keys) - finished
         for name, array in expected.items():
@@ -135,7 +135,9 @@ def test_trimming_what_a_border_spoils_is_exact(height, width, radius, more, ext
     plan = plan_of((height, width), tile=tile, overlap=overlap, trim=trim, blend=blend)
     store = Blocks()
     predictor = box_predictor(radius)
-    InProcessEngine(Source([reader], meta_of(1, 3).inputs, None)).run(plan, predictor, store)
+    InProcessEngine(Source([reader], meta_of(1, 3).inputs, None)).run(
+        plan, Immediate(predictor), store
+    )
     values, _ = reader.read(0, 0, height, width)
     expected = predictor([values[None]], None)[0]
     got = whole(plan, store.blocks, "mask")[0]
@@ -206,7 +208,7 @@ def test_a_store_that_fails_stops_the_run():
     store = Full()
     with pytest.raises(OSError, match="disk full"):
         InProcessEngine(Source([reader], meta_of(1, 3).inputs, None)).run(
-            plan, smooth_predictor, store
+            plan, Immediate(smooth_predictor), store
         )
     assert set(store.blocks) == {(0, 0), (1, 0)}
     assert max(last for _, last in reader.rows_read) < 400

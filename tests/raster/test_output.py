@@ -14,7 +14,6 @@ from rsmamba_cli.errors import OutputError
 from rsmamba_cli.raster import output as output_module
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.output import (
-    BLOCK,
     RasterSpec,
     check_writable,
     publish,
@@ -35,13 +34,9 @@ def blobs(grid=GRID, bands=1, top=2):
     return np.kron(small, np.ones((1, 9, 9)))[:, : grid.height, : grid.width].astype(np.uint8)
 
 
-def stripes(values):
-    return (values[:, row : row + BLOCK] for row in range(0, values.shape[1], BLOCK))
-
-
 def write(path, values=None, grid=GRID, spec=MASK):
     values = blobs(grid) if values is None else values
-    write_cog(path, grid, spec, stripes(values))
+    write_cog(path, grid, spec, lambda first, last, left, right: values[:, first:last, left:right])
     return values
 
 
