@@ -41,16 +41,23 @@ class Console:
         json_output: results are one JSON document on stdout instead of tables.
         quiet: only errors and essential warnings are shown.
         log: a file that gets every message with its time, appended; None for no log.
+        clock: seconds that pass, for the lines of progress.
 
     Raises:
         OutputError: the log cannot be opened.
     """
 
     def __init__(
-        self, *, json_output: bool = False, quiet: bool = False, log: Path | None = None
+        self,
+        *,
+        json_output: bool = False,
+        quiet: bool = False,
+        log: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.json_output = json_output
         self.quiet = quiet
+        self._clock = clock
         self._log: TextIO | None = None
         self._stages: dict[str, Stage] = {}
         if log is not None:
@@ -209,7 +216,7 @@ class Console:
         old = self._stages.pop(event.stage, None)
         if old is not None:
             old.close()
-        stage = Stage(event.stage, event.total, event.unit)
+        stage = Stage(event.stage, event.total, event.unit, self._clock)
         if not self.quiet and sys.stderr.isatty():
             stage.open_bar()
         self._stages[event.stage] = stage

@@ -1,9 +1,10 @@
-"""How far a stage is: a tqdm bar on a terminal, a line now and then elsewhere."""
+"""How far a stage is: a tqdm bar on a terminal, elsewhere a line now and then, in the log too."""
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rsmamba_cli.events import Progress
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 _LINE_SHARE = 0.05
 """Without a terminal, a progress line every this share of a stage ..."""
 _LINE_SECONDS = 5.0
-"""... but not more often than this."""
+"""... but not more often than this, ..."""
+_LINE_AT_LEAST = 60.0
+"""... and at least this often while there is progress: batch jobs are watched by their logs."""
 
 
 @dataclass
@@ -24,12 +27,14 @@ class Stage:
     name: str
     total: int | None
     unit: str
+    clock: Callable[[], float] = time.monotonic
     done: int = 0
     detail: str = ""
     bar: "tqdm[Any] | None" = None
-    began: float = field(default_factory=time.monotonic)
     line_done: int = 0
-    line_time: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.began = self.line_time = self.clock()
 
     def open_bar(self) -> None:
         """Draw the bar, with units a second and the time left."""
@@ -56,13 +61,14 @@ class Stage:
 
     def line_due(self) -> bool:
         """Whether enough work and time have passed since the last line."""
-        if time.monotonic() - self.line_time < _LINE_SECONDS:
-            return False
+        seconds = self.clock() - self.line_time
+        if seconds < _LINE_SECONDS or seconds >= _LINE_AT_LEAST:
+            return seconds >= _LINE_AT_LEAST
         return self.total is None or self.done - self.line_done >= _LINE_SHARE * self.total
 
     def line(self) -> str:
         """Describe the state in one line and remember when that was."""
-        now = time.monotonic()
+        now = self.clock()
         rate = self.done / max(now - self.began, 1e-9)
         parts = [f"{rate:.3g} {self.unit}s/s"]
         if self.total:

@@ -172,8 +172,8 @@ class Predictor:
                 if missing:
                     sent = [torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) for x in sent]
                 there = None if noise is None else noise.to(self.device)
-                in_place = answer if self.device.type == "cpu" and not missing else None
-                probabilities = self._averaged(sent, there, in_place)
+                into = None if missing else self._carrier.in_place(answer)
+                probabilities = self._averaged(sent, there, into)
                 return taken, self._carrier.fetch(probabilities[:count], answer)
         except torch.OutOfMemoryError as error:
             if self._at_once == 1:

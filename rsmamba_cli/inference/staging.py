@@ -43,6 +43,10 @@ class Carrier(Protocol):
         """Windows on the device, for what is computed next; and a wait until they left the host."""
         ...
 
+    def in_place(self, into: Tensor) -> Tensor | None:
+        """Host memory as the device can compute into it; None if it cannot."""
+        ...
+
     def fetch(self, answer: Tensor, into: Tensor) -> Wait:
         """Begin to copy what was computed last to host memory; returns a wait for its end."""
         ...
@@ -61,6 +65,10 @@ class Direct:
     def send(self, windows: Sequence[Tensor]) -> tuple[list[Tensor], Wait]:
         """Done on return."""
         return [x.to(self._device) for x in windows], _at_once
+
+    def in_place(self, into: Tensor) -> Tensor | None:
+        """The CPU can."""
+        return into if self._device.type == "cpu" else None
 
     def fetch(self, answer: Tensor, into: Tensor) -> Wait:
         """Done on return; what was computed in place is not copied."""
@@ -92,6 +100,10 @@ class CudaStreams:
         for x in sent:
             x.record_stream(computing)
         return sent, left.synchronize
+
+    def in_place(self, into: Tensor) -> Tensor | None:
+        """It cannot."""
+        return None
 
     def fetch(self, answer: Tensor, into: Tensor) -> Wait:
         """The copy begins when the device has computed the answer."""

@@ -119,6 +119,21 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
     assert lines[-1] == "predict: done"
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_long_job_writes_a_line_a_minute(tmp_path, capsys, quiet) -> None:
+    now = 0.0
+    console = Console(quiet=quiet, log=tmp_path / "job.log", clock=lambda: now)
+    console.on_event(Started("predict", 100_000, "window"))
+    for _ in range(3600):  # an hour, in which 3.6 % are done
+        now += 1.0
+        console.on_event(Progress("predict"))
+    logged = [x for x in (tmp_path / "job.log").read_text().splitlines() if " progress: " in x]
+    assert len(logged) == 60
+    assert logged[-1].endswith("predict: 4% (3600/100000 windows), 1 windows/s, 26 h 46 min left")
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == (0 if quiet else 60)
+
+
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     console = Console()

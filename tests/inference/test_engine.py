@@ -1,6 +1,7 @@
 """The engine: the answer does not depend on how the scene is cut, and memory not on its height."""
 
 import tracemalloc
+from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -164,6 +165,7 @@ def test_one_broken_read_stops_the_run():
 def peak_of(height, width=96):
     plan = plan_of((height, width), batch=2)
     reader = Drawn(height, width)
+    reader.rows_read = deque(maxlen=1)
 
     class Forgetful(Blocks):
         def put(self, key, arrays):
@@ -178,10 +180,10 @@ def peak_of(height, width=96):
 
 def test_memory_does_not_grow_with_height():
     peak_of(400)
-    low, high = peak_of(400), peak_of(4000)
-    # What grows are lists of windows, some hundred bytes a row of them, and what is in flight
-    # between the stages varies by tens of kilobytes; one band of the added rows would be 1.4 MB.
-    assert high - low < (4000 - 400) * 96 * 4 / 10
+    low, high = peak_of(400), peak_of(40_000)
+    # What grows are the numbers of the rows of windows, about eight bytes for a row of pixels.
+    # A single byte for every pixel would be ten times that.
+    assert high - low < (40_000 - 400) * 12
 
 
 @pytest.mark.parametrize("windows", [1, 3, 50, 400])

@@ -1,0 +1,106 @@
+"""Batches on their way: nothing is overwritten before it was taken, nothing read before it came."""
+
+import numpy as np
+import pytest
+import torch
+from inference_models import Pixelwise, meta_of
+from test_engine import Blocks, Drawn, plan_of, source_of
+
+from rsmamba_cli.inference.engine import InProcessEngine
+from rsmamba_cli.inference.predictor import Predictor
+from rsmamba_cli.inference.staging import Direct, Pool
+
+
+class Late:
+    """Copies as late as it may: answers when they are waited for, windows checked until then.
+
+    That is what a GPU with streams is allowed to do.
+    """
+
+    def __init__(self):
+        self.sent = self.taken = self.fetched = self.arrived = 0
+        self.under_way = []
+
+    def buffer(self, shape):
+        return np.full(shape, np.nan, dtype=np.float32)
+
+    def send(self, windows):
+        self.sent += 1
+        there = [x.clone() for x in windows]
+
+        def taken():
+            self.taken += 1
+            for mine, host in zip(there, windows, strict=True):
+                assert torch.equal(mine, host), "written to before it was taken"
+
+        return there, taken
+
+    def in_place(self, into):
+        return None
+
+    def fetch(self, answer, into):
+        self.fetched += 1
+        mine = answer.clone()
+        self.under_way.append(into.data_ptr())
+        assert len(set(self.under_way)) == len(self.under_way), "one buffer for two answers"
+
+        def arrived():
+            self.arrived += 1
+            self.under_way.remove(into.data_ptr())
+            into.copy_(mine)
+
+        return arrived
+
+
+def predictor_with(carrier, batch=1):
+    meta = meta_of(1, 3)
+    return Predictor(Pixelwise(1, 3), meta, batch_size=batch, carrier=carrier)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("hole", [None, (40, 120, 90)])
+def test_late_copies_change_nothing(batch, hole):
+    plan = plan_of((150, 210), batch=batch, strips=2)
+    expected, found, late = Blocks(), Blocks(), Late()
+    source = source_of(Drawn(150, 210, hole))
+    InProcessEngine(source).run(plan, predictor_with(None, batch), expected)
+    InProcessEngine(source).run(plan, predictor_with(late, batch), found)
+    assert found.blocks.keys() == expected.blocks.keys()
+    for key, arrays in expected.blocks.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found.blocks[key][name], array)
+    assert late.sent == late.fetched == late.arrived > 5
+    assert late.taken >= late.sent - 2 * 2  # all but the last ones of each strip
+
+
+def test_answers_are_not_waited_for_by_who_begins():
+    late = Late()
+    predictor = predictor_with(late)
+    window = np.ones((1, 1, 8, 8), dtype=np.float32)
+    out = np.full((1, 3, 8, 8), np.nan, dtype=np.float32)
+    pending = predictor.begin([window], [(0, 0)], out)
+    assert np.isnan(out).all()
+    pending.arrived()
+    np.testing.assert_array_equal(out, predictor([window]))
+
+
+def test_on_the_cpu_the_answer_is_computed_in_place():
+    predictor = predictor_with(Direct(torch.device("cpu")))
+    out = predictor.buffer((1, 3, 8, 8))
+    predictor.begin([np.ones((1, 1, 8, 8), dtype=np.float32)], [(0, 0)], out).taken()
+    np.testing.assert_allclose(out.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_pool_hands_out_what_was_given_back():
+    made = []
+
+    def make():
+        made.append(np.empty(1, dtype=np.float32))
+        return made[-1]
+
+    pool = Pool(make)
+    first, second = pool.take(), pool.take()
+    assert first is not second
+    pool.give(first)
+    assert pool.take() is first
+    assert len(made) == 2
