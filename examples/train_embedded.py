@@ -5,7 +5,7 @@ Trains RS-Mamba nano for buildings and for change with the recipes ``demo-segmen
 training has seen; writes float16 checkpoints that carry these figures.
 
     python examples/train_embedded.py                      # both, into ./embedded
-    python examples/train_embedded.py --task change --steps 200 --refine 0 --scenes 2
+    python examples/train_embedded.py --task change --steps 200 --refine --scenes 2
     python examples/train_embedded.py --install            # and into the package
 
 An interrupted run goes on when it is started again with the same options.
@@ -30,6 +30,8 @@ from rsmamba_models import CheckpointMeta, load_checkpoint, save_checkpoint
 
 TASKS = ("segmentation", "change")
 GSDS = (0.3, 0.4, 0.5, 0.6, 0.8)
+REFINEMENTS = {"segmentation": (600, 1600), "change": (600, 1200)}
+"""Steps of each stage after the first."""
 REFINED_CROP = 384
 UNSEEN = 90_001
 """First part of the two-part seeds of the measured scenes: training has one-part seeds."""
@@ -70,33 +72,33 @@ class Console:
                 print(f"{stage}: {summary}", flush=True)
 
 
-def recipe(task: str, options: argparse.Namespace, init: Path | None = None) -> TrainConfig:
-    """The recipe that comes with the toolkit; with ``init``, its second stage on larger crops.
+def recipe(
+    task: str, options: argparse.Namespace, steps: int, stage: int = 0, init: Path | None = None
+) -> TrainConfig:
+    """The recipe that comes with the toolkit; the stages after the first have larger crops.
 
     Most is learnt on many small crops. The windows of ``predict`` are larger, and a scan along a
-    longer sequence than any in training does worse: the second stage makes up for that.
+    longer sequence than any in training does worse: the later stages make up for that. Each starts
+    from the one before and draws scenes of its own.
     """
     values: dict[str, Any] = {
         "data.demo.gsd": GSDS,
         "data.workers": options.workers,
         "loop.device": options.device,
+        "loop.steps": steps,
+        "loop.validate_every_steps": max(1, steps // (4 if stage else 8)),
+        "schedule.warmup_steps": min(200, steps // 5),
         "checkpoint.tile": 512,
         "checkpoint.citation": CITATION,
     }
-    steps = options.steps if init is None else options.refine
-    values |= {
-        "loop.steps": steps,
-        "loop.validate_every_epochs": None,
-        "loop.validate_every_steps": max(1, steps // (4 if init else 8)),
-        "schedule.warmup_steps": min(200, steps // 5),
-    }
-    if init is not None:
+    if stage:
         side = min(REFINED_CROP, 2 * load_recipe(f"demo-{task}", options.set).data.crop)
         values |= {
             "init": init,
-            "seed": 43,
+            "seed": 42 + stage,
             "data.crop": side,
             "data.demo.size": side,
+            "data.demo.seed": stage - 1,
             "data.batch_size": 3,
             "optimiser.lr": 1e-3,
         }
@@ -177,7 +179,7 @@ def main() -> None:
     parser.add_argument("--task", choices=(*TASKS, "both"), default="both")
     parser.add_argument("--out", type=Path, default=Path("embedded"), help="folder of the runs")
     parser.add_argument("--steps", type=int, default=2400, help="optimiser steps of stage one")
-    parser.add_argument("--refine", type=int, default=600, help="steps of stage two; 0: none")
+    parser.add_argument("--refine", type=int, nargs="*", help="steps of the stages after it")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--scenes", type=int, default=24, help="measured scenes a pixel size")
     parser.add_argument("--device", default="auto")
@@ -185,11 +187,11 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="copy into the package's assets")
     options = parser.parse_args()
     for task in TASKS if options.task == "both" else (options.task,):
-        folder = options.out / task
-        result = run(recipe(task, options), folder)
-        if options.refine:
-            second = recipe(task, options, result.best or result.last)
-            result = run(second, folder.with_name(f"{task}-refined"))
+        refinements = REFINEMENTS[task] if options.refine is None else options.refine
+        result = run(recipe(task, options, options.steps), options.out / task)
+        for stage, steps in enumerate(refinements, start=1):
+            config = recipe(task, options, steps, stage, result.best or result.last)
+            result = run(config, options.out / f"{task}-{stage}")
         name = f"demo_{task}.safetensors"
         output = options.out / name
         metrics = publish(result.best or result.last, output, task, options.scenes)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rsmamba_cli.assets import demo_checkpoint
 from rsmamba_cli.datasets import Dataset, open_dataset
 from rsmamba_cli.errors import InputError
 from rsmamba_cli.events import EventHandler, Warned
@@ -23,6 +24,9 @@ from rsmamba_models import (
     create_model,
 )
 from rsmamba_models.registry import get_entry
+
+DEMO = Path("demo")
+"""In the place of an initial checkpoint: the embedded one for the dataset's task."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def assemble(
     Args:
         config: the recipe.
         on_event: told what of ``init`` was not simply copied.
-        init: a checkpoint to start from, or None.
+        init: a checkpoint to start from, `DEMO` for the embedded one of the task, or None.
         encoder_weights: a file to take the encoder from, or None.
 
     Raises:
@@ -63,15 +67,17 @@ def assemble(
         CheckpointError: ``init`` cannot be read or does not fit.
         InputError: model and dataset do not go together.
     """
-    initial = None
-    if init is not None:
-        initial = load_initial(init)
+    embedded = init == DEMO  # which of the two, the dataset's task tells
+    initial = None if init is None or embedded else load_initial(init)
     name = config.model.name or (initial[1].architecture if initial else None)
     task: str | None = config.data.task
     if name is not None and task is None:
         tasks = _tasks_of(name)
         task = tasks[0] if len(tasks) == 1 else None  # several: what the dataset holds decides
     dataset = open_for_training(config.data, task, on_event)
+    if embedded:
+        task = "change" if dataset.task == "change" else "segmentation"
+        initial = load_initial(demo_checkpoint(task))
     if name is None:
         name = "rsm_cd_nano" if dataset.task == "change" else "rsm_ss_nano"
     tasks = _tasks_of(name)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rsmamba_cli.errors import CheckpointError
 from rsmamba_models import CheckpointMeta, ModelsError, import_official, load_checkpoint
+from rsmamba_models.fusion import EarlyFusion
 from rsmamba_models.registry import get_entry
 
 State = Mapping[str, Tensor]
@@ -30,7 +31,8 @@ def adopt_weights(model: nn.Module, source: nn.Module, origin: str) -> list[str]
     Tensors of the same shape are copied. Where the model takes other bands, the first convolution
     keeps the bands both have and starts further ones at the mean of the old; where it has other
     classes, the last layer starts anew; so does a part that the source has not at all (an auxiliary
-    head, the fusion of two dates).
+    head, the fusion of two dates). For two modalities whose bands are stacked, the source may be a
+    model for one image: its bands come first.
 
     Returns:
         A line for everything that was not simply copied.
@@ -38,6 +40,7 @@ def adopt_weights(model: nn.Module, source: nn.Module, origin: str) -> list[str]
     Raises:
         CheckpointError: the two are not the same architecture.
     """
+    model, source = _network(model), _network(source)
     old, new = source.state_dict(), model.state_dict()
     mine, theirs = _parts(new), _parts(old)
     notes = [f"{origin} has no {part}: it starts anew" for part in sorted(mine - theirs)]
@@ -89,6 +92,7 @@ def adopt_encoder(model: nn.Module, path: Path, partial: bool) -> list[str]:
         CheckpointError: the file cannot be read, the model has no encoder, or the two do not fit
             and ``partial`` is False, or nothing fits.
     """
+    model = _network(model)
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise CheckpointError(f"{model.architecture} has no encoder to take weights for.")
@@ -139,6 +143,11 @@ def fit_tensor(given: Tensor, wanted: Tensor, bands: Collection[int]) -> Tensor 
     fitted = given.mean(dim=1, keepdim=True).expand_as(wanted).clone()
     fitted[:, :common] = given[:, :common]
     return fitted
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """What the bands of stacked modalities go through; any other model itself."""
+    return model.network if isinstance(model, EarlyFusion) else model
 
 
 def _bands(model: nn.Module) -> Collection[int]:

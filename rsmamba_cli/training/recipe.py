@@ -404,7 +404,7 @@ class TrainConfig(RunConfig):
     """All settings of a training run; what is not set has the defaults of a laptop.
 
     Attributes:
-        init: a checkpoint to start from (weights only), or None.
+        init: a checkpoint to start from (weights only), "demo" for the embedded one, or None.
         encoder_weights: a file to take the encoder's weights from, or None.
         encoder_weights_partial: take what fits of it; otherwise all of it must.
     """

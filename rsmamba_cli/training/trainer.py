@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rsmamba_cli.errors import Interrupted, OutputError
-from rsmamba_cli.events import EventHandler, Finished, Progress, Started
+from rsmamba_cli.events import EventHandler, Finished, Progress, Started, Warned
 from rsmamba_cli.inference.device import peak_memory
 from rsmamba_cli.inference.interrupt import interruptible
 from rsmamba_cli.report.text import write_text
@@ -23,6 +23,9 @@ from rsmamba_cli.training.results import TrainResult
 from rsmamba_cli.training.state import BEST, LAST, REPORT, STATE, RunLog, save_torch
 from rsmamba_cli.training.stepper import Stepper
 from rsmamba_models import ModelsError, save_checkpoint
+
+_WARM_UPS = 4
+"""A training shorter than so many warm-ups has hardly begun when it ends."""
 
 
 class Trainer:
@@ -115,6 +118,14 @@ class Trainer:
         self.on_event(
             Started(stage, None if math.isinf(self.total) else int(self.total) - first, "step")
         )
+        if self.total < _WARM_UPS * self.config.schedule.warmup_steps:
+            self.on_event(
+                Warned(
+                    f"The whole training has {self.total:.0f} steps, of which "
+                    f"{self.config.schedule.warmup_steps} warm up: little will be learnt. Set "
+                    "loop.steps (and loop.epochs=none); the recipe small-data has."
+                )
+            )
         loader = iter(
             make_loader(
                 self.stream,

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
+
+from miniatures import segmentation_folder
+
 from rsmamba_cli.assets import demo_checkpoint
 from rsmamba_cli.errors import CheckpointError
 
@@ -59,6 +63,33 @@ def test_own_dataset(tmp_path: Path) -> None:
 def test_train_embedded(tmp_path: Path, task: str) -> None:
     assert "f1" in run("train_embedded.py", "--task", task, "--out", str(tmp_path), *TRIAL)
     assert (tmp_path / f"demo_{task}.safetensors").stat().st_size < 3_000_000
+
+
+def test_real_data_table(tmp_path: Path) -> None:
+    segmentation_folder(tmp_path / "seg_kampala")
+    words = (
+        "--only",
+        "kampala",
+        "--seeds",
+        "1",
+        "2",
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "runs"),
+    )
+    table = run("real_data_table.py", str(tmp_path), *words)
+    assert table.splitlines()[-1].startswith("| kampala | 2 |")
+    assert run("real_data_table.py", str(tmp_path), *words) == table  # read, not trained again
+
+
+def test_recipe_speed() -> None:
+    words = ("rsmamba-cd", "--crop", "64", "--seconds", "0.1")
+    recipe, model, *_, speed, peak = (
+        run("recipe_speed.py", *words).splitlines()[-1][2:-2].split(" | ")
+    )
+    assert (recipe, model) == ("rsmamba-cd", "rsm_cd_tiny")
+    assert float(speed) > 0 and float(peak) > 0.1
 
 
 def test_a_plain_loop_takes_the_course_of_train() -> None:

@@ -96,6 +96,22 @@ def test_more_bands_start_at_the_mean() -> None:
     assert torch.allclose(new[:, 3:], old.mean(dim=1, keepdim=True).expand(-1, 2, -1, -1))
 
 
+def test_two_modalities_start_from_a_model_for_one_image() -> None:
+    source, model = make(1), make(2, task="multimodal", in_chans=(3, 2))
+    (note,) = adopt_weights(model, source, "x")
+    assert "takes 3 bands, this model 5" in note
+    new = model.encoder.stem[0].weight
+    assert torch.equal(new[:, :3], source.encoder.stem[0].weight)
+    assert same(model.network.decoder, source.decoder)
+
+
+def test_the_encoder_of_two_modalities_comes_from_a_model_for_one_image(checkpoint: Path) -> None:
+    model = make(2, task="multimodal", in_chans=(3, 2))
+    (note,) = adopt_encoder(model, checkpoint, partial=False)
+    assert "takes 3 bands, this model 5" in note
+    assert torch.equal(model.encoder.stem[0].weight[:, :3], make(1).encoder.stem[0].weight)
+
+
 def test_an_encoder_comes_from_a_checkpoint_with_any_decoder(checkpoint: Path) -> None:
     model = make(2, decoder="upernet", decoder_arguments={"channels": 8}, num_classes=4)
     assert adopt_encoder(model, checkpoint, partial=False) == []

@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import torch
 
+from rsmamba_cli.assets import demo_checkpoint
 from rsmamba_cli.errors import (
     CheckpointError,
     DatasetError,
@@ -373,6 +374,40 @@ def test_init_takes_the_weights_and_the_normalisation(
     assert meta_a.inputs[0].transform == meta_b.inputs[0].transform
     weights = dict(b.named_parameters())
     assert all(torch.allclose(p, weights[n], atol=1e-6) for n, p in a.named_parameters())
+
+
+@pytest.mark.parametrize("task", ["segmentation", "change"])
+def test_init_demo_is_the_embedded_checkpoint_of_the_task(
+    task: str, tmp_path: Path, tiny_config, buildings: Path, changes: Path
+) -> None:
+    config = tiny_config(
+        init="demo",
+        model={"name": None, "arguments": {}},
+        data={"root": str({"segmentation": buildings, "change": changes}[task])},
+        optimiser={"lr": 1e-12, "weight_decay": 0},
+        loop={"steps": 1},
+    )
+    begun, embedded = (
+        load_checkpoint(path)[0]
+        for path in (train(config, tmp_path / "run").last, demo_checkpoint(task))
+    )
+    weights = dict(embedded.named_parameters())
+    assert all(torch.allclose(p, weights[n], atol=1e-6) for n, p in begun.named_parameters())
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(39, True), (40, False)])
+def test_a_training_that_is_mostly_warm_up_is_warned_of(
+    steps: int, warned: bool, tmp_path: Path, tiny_config
+) -> None:
+    said: list[str] = []
+    train(
+        tiny_config(
+            schedule={"warmup_steps": 10}, loop={"epochs": 99, "steps": steps, "limit_steps": 1}
+        ),
+        tmp_path / "run",
+        on_event=lambda e: said.append(e.message) if isinstance(e, Warned) else None,
+    )
+    assert any("small-data" in line for line in said) is warned
 
 
 def test_a_run_goes_on_without_what_it_was_initialised_from(tmp_path: Path, tiny_config) -> None:
