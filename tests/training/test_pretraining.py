@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from miniatures import write_image
+from typer.testing import CliRunner
 
-from rsmamba_cli.errors import DatasetError, InputError
-from rsmamba_cli.pretraining import PretrainConfig, pretrain
+from rsmamba_cli.app import app
+from rsmamba_cli.errors import CheckpointError, DatasetError, InputError
+from rsmamba_cli.pretraining import PretrainConfig, evaluate_classifier, pretrain
 from rsmamba_cli.pretraining.config import ImageChangePart
 from rsmamba_cli.pretraining.objective import mix_batch
 from rsmamba_cli.training import list_recipes, load_recipe, train
@@ -115,6 +118,36 @@ def test_two_processes_take_the_course_of_one_with_twice_the_batch(
         assert torch.allclose(tensor, second[name], rtol=1e-4, atol=1e-5), name
     page = (tmp_path / "pair/report.html").read_text()
     assert "Finished: 3 steps" in page and "rs_mamba_nano on images" in page
+
+
+def test_a_classifier_is_measured_as_its_training_did(images: Path, tmp_path: Path) -> None:
+    result = pretrain(config_for(images, "data.batch_size=3"), tmp_path / "run")
+    found = evaluate_classifier(result.last, images, PretrainConfig())
+    assert found["images"] == 8
+    measured = result.last_metrics
+    assert found["top1"] == measured["top1"]
+    assert found["nll"] == pytest.approx(measured["nll"], rel=1e-5)
+    words = ["pretrain", "--data", images, "--evaluate", result.last, "--json"]
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    assert done.exit_code == 0 and json.loads(done.stdout)["top1"] == found["top1"]
+
+
+def test_classes_of_other_names_are_matched_in_their_order(images: Path, tmp_path: Path) -> None:
+    result = pretrain(config_for(images), tmp_path / "run")
+    same = evaluate_classifier(result.last, images)
+    shutil.copytree(images / "val/bright", tmp_path / "other/val/n01")
+    shutil.copytree(images / "val/dark", tmp_path / "other/val/n02")
+    said: list[object] = []
+    assert evaluate_classifier(result.last, tmp_path / "other", on_event=said.append) == same
+    assert any("order of their names" in getattr(event, "message", "") for event in said)
+    shutil.copytree(images / "val/dark", tmp_path / "other/val/n03")
+    with pytest.raises(DatasetError, match="holds the class n01"):
+        evaluate_classifier(result.last, tmp_path / "other")
+
+
+def test_what_is_no_classifier_is_not_measured_so(images: Path, checkpoint_factory) -> None:
+    with pytest.raises(CheckpointError, match="`rsmamba eval` measures it"):
+        evaluate_classifier(checkpoint_factory(), images)
 
 
 def test_train_starts_from_the_encoder(images: Path, tmp_path: Path, tiny_config) -> None:
