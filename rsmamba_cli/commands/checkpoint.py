@@ -131,7 +131,7 @@ def import_(
         from rsmamba_models import import_official, save_checkpoint
 
         model: Any = import_official(file, family, weights=weights.value, **arguments)
-        if getattr(model, "task", "classification") == "classification":
+        if not hasattr(model, "task"):
             raise InputError(
                 f"{file}: holds a part of a network ({type(model).__name__}), which makes no "
                 "map by itself; train takes encoders as --encoder-weights"
@@ -190,6 +190,8 @@ def imported_meta(
         ),
         output="sigmoid" if model.num_classes == 1 else "softmax",
         size_multiple=model.size_multiple,
+        # What the images of ImageNet are cut to.
+        tile=224 if model.task == "classification" else 512,
         gsd=gsd,
         licence=licence,
         citation=model_info(model.architecture)["paper"],

@@ -205,10 +205,10 @@ def test_import_of_other_weights(refuses) -> None:
 
 
 def test_import_of_a_part_of_a_network(refuses, official, monkeypatch) -> None:
-    part = create_model("segman_nano_classifier", num_classes=2)
+    part = create_model("segman_nano").encoder
     monkeypatch.setattr("rsmamba_models.import_official", lambda *_, **__: part)
     words = ("checkpoint", "import", official, "--family", "segman")
-    assert "part of a network (Classifier)" in refuses(*words)
+    assert "part of a network (SegMANEncoder)" in refuses(*words)
     assert list(Path().glob("*.safetensors")) == []
 
 

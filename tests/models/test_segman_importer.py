@@ -1,8 +1,13 @@
 """SegMAN's official state dicts: every part they come in, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
+from rsmamba_cli.app import app
+from rsmamba_cli.pretraining import evaluate_classifier
 from rsmamba_models import ImportFailedError, create_model, import_official
 from rsmamba_models.importers.segman import (
     decoder_key,
@@ -23,6 +28,7 @@ SMALL = {
     "windows": [7, 7, 5, 3],
     "mlp_ratios": [4.0, 3.4, 3.0, 3.0],
 }
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HEAD = {"channels": 8, "feat_proj_dim": 6}
 LINEAR = ("qkv", "proj", "fc1", "fc2")
 
@@ -207,6 +213,27 @@ class TestPretrained:
         found = import_official(whole, "segman", projection=10, num_classes=7)
         assert same_weights(found, classifier)
         assert (found.task, found.architecture) == ("classification", "segman_tiny_classifier")
+
+    def test_it_is_imported_and_measured_as_a_checkpoint(self, whole, classifier, tmp_path):
+        torch.save({"state_dict": whole}, tmp_path / "segman.pth")
+        out = tmp_path / "s.safetensors"
+        words = ["checkpoint", "import", tmp_path / "segman.pth", "--family", "segman", "-o", out]
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+        images = np.random.default_rng(0).integers(0, 255, (14, 256, 256, 3)).astype(np.uint8)
+        for i, image in enumerate(images):
+            path = tmp_path / f"images/val/n{i % 7}/{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        found = evaluate_classifier(out, tmp_path / "images")
+        pixels = torch.from_numpy(images[:, 16:240, 16:240]).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        with torch.no_grad():
+            logits = classifier((pixels - mean) / std)
+        label = torch.arange(14) % 7
+        assert found["top1"] == pytest.approx(float((logits.argmax(1) == label).float().mean()))
+        expected = torch.nn.functional.cross_entropy(logits, label)
+        assert found["nll"] == pytest.approx(float(expected), rel=1e-5)
 
     def test_averaged_weights_are_for_the_asking(self, whole, classifier):
         raw = {key: torch.zeros_like(value) for key, value in whole.items()}
