@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rsmamba_cli.report.charts import Chart, draw_chart
-from rsmamba_cli.report.html import render
+from rsmamba_cli.report.html import figure, render
 
 if TYPE_CHECKING:
     from rsmamba_cli.evaluation.results import EvalResult
@@ -83,7 +83,7 @@ def training_page(run: RunReport) -> str:
         run.title,
         run=run,
         charts=_charts(run.records),
-        overall=[(k, f"{v:.4f}") for k, v in metrics.items() if "/" not in k],
+        overall=[(k, figure(v)) for k, v in metrics.items() if "/" not in k],
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rsmamba_cli.datasets import Dataset
+from rsmamba_cli.errors import DatasetError
 from rsmamba_cli.progress import duration
 from rsmamba_cli.report.training_page import RunReport, Table, training_page
 from rsmamba_cli.training.assembly import Parts
@@ -16,8 +17,9 @@ from rsmamba_cli.training.results import TrainResult
 from rsmamba_cli.training.state import BEST, LAST, REPORT, read_log
 from rsmamba_cli.training.validation import Validator
 
-_LABELS_READ = 64
-"""Training tiles whose labels are counted for the table of classes, at most."""
+_TILES_READ = 64
+_PIXELS_READ = 1 << 26
+"""The table of classes is of so many tiles at most, of fewer large ones."""
 
 Commands = Sequence[tuple[str, str]]
 
@@ -33,8 +35,12 @@ def dense_page(
         latest = validator.latest
         if latest is None and validator.split is not None and (result.out / REPORT).is_file():
             return None  # resumed: the page of the last validation tells more
+        notes = list(dataset.notes)
         if not shares:
-            shares.append(_classes_table(config, dataset))
+            try:
+                shares.append(_classes_table(config, dataset))
+            except DatasetError as error:  # a report must not end a training
+                notes.append(f"classes could not be counted: {error}")
         return run_page(
             config,
             result,
@@ -44,7 +50,7 @@ def dense_page(
             extra={
                 "validation": None if latest is None else latest.result,
                 "measured_at": 0 if latest is None else latest.step,
-                "notes": dataset.notes,
+                "notes": notes,
             },
         )
 
@@ -153,28 +159,32 @@ def _commands(config: TrainConfig, dataset: Dataset, result: TrainResult) -> Com
 def _splits_table(config: TrainConfig, dataset: Dataset) -> Table:
     """Splits, their tiles, and what they are for."""
     part = config.data
-    uses: dict[str | None, tuple[str, int | None]] = {
-        part.train_split: ("learnt", part.limit),
-        part.val_split: ("measured", part.val_limit),
-    }
+    uses = (("learnt", part.train_split, part.limit), ("measured", part.val_split, part.val_limit))
     rows = []
     for name in dataset.splits:
-        tiles = len(dataset.split(name))
-        use, limit = uses.get(name, ("not used", None))
-        rows.append((name, f"{tiles:,}", use if limit is None else f"{use}, the first {limit:,}"))
+        words = [
+            use if limit is None else f"{use}: the first {limit:,}"
+            for use, split, limit in uses
+            if split == name
+        ]
+        rows.append((name, f"{len(dataset.split(name)):,}", ", ".join(words) or "not used"))
     images = "; ".join(f"{i.name}: {i.describe()}" for i in dataset.inputs)
     return ("split", "tiles", f"use ({images})"), rows
 
 
 def _classes_table(config: TrainConfig, dataset: Dataset) -> Table:
     """Classes, and their shares of the labelled pixels of what is learnt and measured."""
-    names = [n for n in (config.data.train_split, config.data.val_split) if n is not None]
-    header, columns = ["class"], []
+    names = dict.fromkeys(n for n in (config.data.train_split, config.data.val_split) if n)
+    header: list[str] = ["class"]
+    columns: list[list[str]] = []
     for name in names:
         split = dataset.split(name)
-        known = split.class_counts() is not None
-        read = len(split) if known else min(len(split), _LABELS_READ)
-        shares = measure_shares(split, len(dataset.classes), _LABELS_READ)
+        read = len(split)
+        if split.class_counts() is None:
+            first = split.header(0)
+            few = max(1, _PIXELS_READ // (first.height * first.width))
+            read = min(read, few, _TILES_READ)
+        shares = measure_shares(split, len(dataset.classes), read)
         header.append(f"share of {name} ({read} of {len(split)} tiles)")
         columns.append([f"{100 * share:.2f} %" for share in shares])
     rows = [(c.name, *(column[i] for column in columns)) for i, c in enumerate(dataset.classes)]

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from rsmamba_cli.app import app
 from rsmamba_cli.datasets import open_dataset
+from rsmamba_cli.errors import DatasetError
 from rsmamba_cli.training import train
+from rsmamba_cli.training.recipe_files import overfitting
 from rsmamba_cli.training.trainer import Trainer
 
 
@@ -97,6 +99,25 @@ def test_a_killed_run_has_the_page_of_its_last_validation(
         train(tiny_config(loop=loop), tmp_path / "run")
     page = (tmp_path / "run/report.html").read_text()
     assert "Not finished: 2 steps" in page and "Confusion" in page
+
+
+def test_a_tile_that_cannot_be_read_does_not_end_a_training(
+    tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise DatasetError("label/7.png cannot be read")
+
+    monkeypatch.setattr("rsmamba_cli.training.run_page.measure_shares", broken)
+    assert train(tiny_config(loop={"steps": 1}), tmp_path / "run").finished
+    assert "counted: label/7.png" in (tmp_path / "run/report.html").read_text()
+
+
+def test_learning_what_is_measured_is_said(tmp_path: Path, tiny_config) -> None:
+    config = overfitting(tiny_config(loop={"steps": 1}), 2)
+    train(config, tmp_path / "run")
+    page = (tmp_path / "run/report.html").read_text()
+    assert cells(page, "split")[1] == ["train", "4", "learnt: the first 2, measured: the first 2"]
+    assert len(cells(page, "class</th><th>share")[0]) == 2
 
 
 def test_without_validation_there_is_a_page_too(tmp_path: Path, tiny_config) -> None:
