@@ -20,6 +20,9 @@ ROUNDS = 1000
 LEVEL = 0.95
 _AT_ONCE = 100
 
+_FEW = 10
+"""Fewer units hardly show how much they vary (the percentile interval of 5 covers about 80 %)."""
+
 
 def resampled(
     counts: tuple[Floats, ...], figures: Figures, rounds: int = ROUNDS, seed: int = 0
@@ -47,6 +50,13 @@ def resampled(
         {name: np.concatenate([np.atleast_1d(p[name]) for p in found]) for name in found[0]}
         for found in parts
     ]
+
+
+def remark_on(units: int, rounds: int) -> list[str]:
+    """What a reader should know where few units were resampled: nothing, or one line."""
+    if not rounds or not 1 < units < _FEW:
+        return []
+    return [f"only {units} units were resampled: intervals and p-values are surer than they may be"]
 
 
 def interval(draws: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:

@@ -9,7 +9,15 @@ import numpy as np
 from rsmamba_cli.datasets import IGNORE
 from rsmamba_cli.datasets.inputs import Bands
 from rsmamba_cli.errors import CheckpointError, DatasetError
-from rsmamba_cli.evaluation.bootstrap import ROUNDS, Figures, interval, mcnemar, p_value, resampled
+from rsmamba_cli.evaluation.bootstrap import (
+    ROUNDS,
+    Figures,
+    interval,
+    mcnemar,
+    p_value,
+    remark_on,
+    resampled,
+)
 from rsmamba_cli.evaluation.ledger import Ledger, scene_names
 from rsmamba_cli.evaluation.metrics import Floats
 from rsmamba_cli.evaluation.protocols import protocol_of
@@ -123,7 +131,7 @@ def compare(
         pixels_p=mcnemar(int(pixels[0]), int(pixels[1])),
         objects_only=objects,
         objects_p=float("nan") if objects is None else mcnemar(*objects),
-        notes=notes,
+        notes=[*notes, *remark_on(len(tables[0]), rounds)],
         seconds=time.monotonic() - started,
     )
 

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsmamba_cli.errors import InputError
-from rsmamba_cli.evaluation.bootstrap import ROUNDS, Figures, interval, mcnemar, resampled
+from rsmamba_cli.evaluation.bootstrap import (
+    ROUNDS,
+    Figures,
+    interval,
+    mcnemar,
+    remark_on,
+    resampled,
+)
 from rsmamba_cli.evaluation.compare import differences
 from rsmamba_cli.evaluation.ledger import object_figures
 from rsmamba_cli.evaluation.map_counts import STAGE, Question, count_maps
@@ -93,6 +100,7 @@ def evaluate_map(
     if objects:
         metrics |= _object_figures(counted.found[0], counted.right[0], classes)
     worst, random = map_pictures(asked, counted, meaning, pictures, seed)
+    meaning.notes.extend(remark_on(len(each), rounds))
     pixels = int(confusion.sum())
     on_event(Finished(STAGE, f"{pixels} pixels"))
     return EvalResult(
@@ -191,7 +199,7 @@ def compare_maps(
         pixels_p=mcnemar(*only),
         objects_only=objects_only,
         objects_p=math.nan if objects_only is None else mcnemar(*objects_only),
-        notes=meaning.notes,
+        notes=[*meaning.notes, *remark_on(len(tables[0]), rounds)],
         seconds=time.monotonic() - started,
     )
 

@@ -10,7 +10,7 @@ from rsmamba_cli.datasets import DatasetClass
 from rsmamba_cli.datasets.files import TileHeader, write_tile
 from rsmamba_cli.datasets.inputs import Bands
 from rsmamba_cli.errors import DatasetError, OutputError
-from rsmamba_cli.evaluation.bootstrap import ROUNDS, interval, resampled
+from rsmamba_cli.evaluation.bootstrap import ROUNDS, interval, remark_on, resampled
 from rsmamba_cli.evaluation.gallery import Gallery
 from rsmamba_cli.evaluation.ledger import Ledger, merged, scene_names
 from rsmamba_cli.evaluation.parallel import start_workers
@@ -121,7 +121,7 @@ def evaluate(
         confusion=ledger.confusion,
         class_names=names,
         metrics=metrics,
-        notes=[*subject.dataset.notes, *subject.notes],
+        notes=[*subject.dataset.notes, *subject.notes, *remark_on(units, rounds)],
         pixels=pixels,
         tiles=len(tiles),
         seconds=time.monotonic() - started,

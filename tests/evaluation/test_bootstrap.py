@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rsmamba_cli.errors import InputError
-from rsmamba_cli.evaluation.bootstrap import interval, mcnemar, p_value, resampled
+from rsmamba_cli.evaluation.bootstrap import interval, mcnemar, p_value, remark_on, resampled
 from rsmamba_cli.evaluation.ledger import scene_names
 from rsmamba_cli.evaluation.metrics import margins_of, summarise, summarise_margins
 
@@ -84,3 +84,21 @@ def test_scenes_are_read_off_names() -> None:
         scene_names(["a"], "b")
     with pytest.raises(InputError, match="no regular expression"):
         scene_names(["a"], "(")
+
+
+def coverage(count: int) -> float:
+    """How often the interval of a mean of so many normal numbers holds the true mean."""
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(300):
+        table = rng.normal(size=(count, 1))
+        (found,) = resampled((table,), lambda sums: {"mean": sums[..., 0]}, 400)
+        low, high = interval(found["mean"])
+        hits.append(low <= 0 <= high)
+    return float(np.mean(hits))
+
+
+def test_few_units_cover_less_than_they_say_and_are_remarked_on() -> None:
+    assert coverage(5) < 0.87 < 0.9 < coverage(40)
+    assert remark_on(5, 400) and not remark_on(40, 400)
+    assert remark_on(5, 0) == remark_on(1, 400) == []
