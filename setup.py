@@ -21,6 +21,8 @@ LIBRARY = "rsmamba_models.ops._native"
 # No -ffast-math: it would remove the rounding that exp2 is built on, and the handling of NaN.
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-g0"),
+    # Python's own flags ask for signed overflow to wrap, which costs the loops 5 % of their time.
+    "-fno-wrapv",
     *("-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
     # GCC 12 warns about its own AVX-512 headers, hundreds of times.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),

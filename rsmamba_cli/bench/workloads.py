@@ -27,11 +27,12 @@ from rsmamba_models.ops.backends import ATTENTION, ENVIRONMENT, SCAN, load_backe
 Sizes = Mapping[str, int | str]
 
 # Vector instructions of the recurrence in float32, per state: the decay's exponent (1) and
-# exponential (8: round, subtract, degree-5 polynomial, scale), the drive (1), the update (1) and
-# the output (1). Rounding, subtracting and scaling can run beside the multiplications.
-_STATE_INSTRUCTIONS, _STATE_FMAS = 12, 9
+# exponential (9: round to sixteenths, subtract, look up, degree-3 polynomial, scale), the drive
+# (1), the update (1) and the output (1). Sums, look-up and scaling can run beside the
+# multiplications.
+_STATE_INSTRUCTIONS, _STATE_FMAS = 13, 8
 # And per step: bias and softplus (exponential and logarithm to float32 accuracy), times the input.
-_STEP_INSTRUCTIONS, _STEP_FMAS = 28, 17
+_STEP_INSTRUCTIONS, _STEP_FMAS = 27, 15
 
 
 @dataclass(frozen=True)

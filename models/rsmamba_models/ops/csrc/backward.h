@@ -85,8 +85,12 @@ RS_INLINE void advance_quietly(const float* a, float* state, const float* dt, co
   for (int t = 0; t < count; ++t) {
     const V dtt = load(dt + t * W);
     const V dtut = load(dtu + t * W);
-    for (int n = 0; n < NS; ++n) {
-      h[n] = fma(h[n], exp2(mul(dtt, load(a + n * W))), mul(dtut, set1(b[t][n0 + n])));
+    constexpr int kSide = NS < kAbreast ? NS : kAbreast;
+    for (int m = 0; m < NS; m += kSide) {
+      const Pack<kSide> decay = decays<kSide>(dtt, a + m * W);
+      for (int n = m; n < m + kSide; ++n) {
+        h[n] = fma(h[n], decay.of[n - m], mul(dtut, set1(b[t][n0 + n])));
+      }
     }
   }
   for (int n = 0; n < NS; ++n) store(state + n * W, h[n]);

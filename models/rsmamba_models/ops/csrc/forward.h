@@ -13,7 +13,6 @@ namespace RSMAMBA_NS {
 using rsmamba::ForwardTask;
 
 constexpr int kChunk = 16;
-constexpr float kLog2e = 1.44269504f;
 constexpr int kGroup = 8;  // states that advance together: more would not fit in 16 registers
 
 RS_INLINE V load_some(const float* p, int n) { return n == W ? load(p) : load_first(p, n); }
@@ -43,6 +42,12 @@ struct Steps {
   float y[kChunk * W];
 };
 
+// exp2(dt A) of N states.
+template <int N>
+RS_INLINE Pack<N> decays(V dt, const float* a) {
+  return exp2(abreast<N>([&](int n) { return mul(dt, load(a + n * W)); }));
+}
+
 template <int NS>
 RS_INLINE void advance(const float* a, float* state, Steps& steps, const float* const* b,
                        const float* const* c, int64_t n0, int count) {
@@ -55,12 +60,16 @@ RS_INLINE void advance(const float* a, float* state, Steps& steps, const float* 
     const float* ct = c[t] + n0;
     V even = load(steps.y + t * W);
     V odd = set1(0.0f);
-    for (int n = 0; n < NS; ++n) {
-      h[n] = fma(h[n], exp2(mul(dt, load(a + n * W))), mul(dtu, set1(bt[n])));
-      if (n % 2 == 0) {
-        even = fma(h[n], set1(ct[n]), even);
-      } else {
-        odd = fma(h[n], set1(ct[n]), odd);
+    constexpr int kSide = NS < kAbreast ? NS : kAbreast;
+    for (int m = 0; m < NS; m += kSide) {
+      const Pack<kSide> decay = decays<kSide>(dt, a + m * W);
+      for (int n = m; n < m + kSide; ++n) {
+        h[n] = fma(h[n], decay.of[n - m], mul(dtu, set1(bt[n])));
+        if (n % 2 == 0) {
+          even = fma(h[n], set1(ct[n]), even);
+        } else {
+          odd = fma(h[n], set1(ct[n]), odd);
+        }
       }
     }
     store(steps.y + t * W, NS > 1 ? add(even, odd) : even);

@@ -23,20 +23,10 @@ constexpr int kRegisters = 16;
 // Sums per row of queries that are kept in registers, where R rows go together.
 template <int R>
 constexpr int kMost = kRegisters == 32 ? 12 : 12 / R;
-constexpr float kLog2e = 1.44269504f;
 
 // A function of its own for each loop whose sums must stay in registers: inlined into one another
 // they are too much for GCC, which then keeps them in memory.
 #define RS_ALONE __attribute__((noinline))
-
-// A vector that is used twice, in a register: GCC would rather load it from memory twice.
-#if defined(__AVX512F__)
-#define RS_HOLD(x) asm("" : "+v"(x))
-#elif defined(__SSE2__)
-#define RS_HOLD(x) asm("" : "+x"(x))
-#else
-#define RS_HOLD(x) (void)(x)
-#endif
 
 RS_INLINE V larger(V a, V b) { return if_negative(sub(a, b), b, a); }
 
