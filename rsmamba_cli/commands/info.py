@@ -41,6 +41,12 @@ def info(
             help="Forecast for this window side; full: one pass. Default: the checkpoint's.",
         ),
     ] = None,
+    sar: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Forecast with this radar image, for models of optical and radar."
+        ),
+    ] = None,
     scene: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Of a map: compare grid and nodata with its scene."),
@@ -58,7 +64,7 @@ def info(
         refuse_models(file)
         data = file_facts(file)
         if "provenance" not in data:
-            data["prediction"] = forecast(file, model, side)
+            data["prediction"] = forecast(file, model, side, sar)
         elif "classes" in data:
             from rsmamba_cli.report.map_checks import check_map
 
@@ -200,14 +206,17 @@ def _class_counts(dataset: Any, names: Mapping[int, str]) -> list[dict[str, Any]
 
 
 def forecast(
-    file: str, model: str | None, tile: int | Literal["full"] | None = None
+    file: str,
+    model: str | None,
+    tile: int | Literal["full"] | None = None,
+    sar: str | None = None,
 ) -> dict[str, Any]:
     """Say what predicting a scene would take, or why it cannot be predicted."""
     from rsmamba_cli.inference import PredictOptions, plan_summary
 
     chosen = None if model in (None, "", "demo") else Path(str(model))
     try:
-        return plan_summary(file, PredictOptions(model=chosen, tile=tile))
+        return plan_summary(file, PredictOptions(model=chosen, tile=tile, sar=sar))
     except RsmambaError as error:
         return {"error": str(error)}
 

@@ -49,6 +49,11 @@ PLAN_FORMAT = 1
 _CACHE_LEAST = 16 << 20
 _MODEL_BYTES = 8 << 10
 """A pixel of a window, inside a model: more than the models of the zoo take."""
+_PACKED = {"mask": 0.05, SCORES: 0.9}
+_QUANTITY_PACKED = 0.5
+"""Bytes that a byte takes deflated: of layers by name, and of any other (probabilities)."""
+_POLYGONS_PACKED = 0.7
+"""Bytes of polygons a pixel: the most that maps of towns took."""
 _BESIDE = 4
 """Pixels around a selection within which resampling may look for it."""
 
@@ -174,16 +179,25 @@ class Prepared:
         )
 
     def disk_forecast(self) -> int:
-        """Bytes that blocks, assembled file and overviews together will take, roughly.
+        """Bytes of disk that a run takes at most at one time, roughly.
 
-        Masks deflate to about a twentieth, probabilities to about half of their size.
+        There are the blocks, the outputs, and the raster that is being assembled.
         """
-        pixels = self.grid.height * self.grid.width
-        share = 0.0
-        for name, layer in {**self.plan.layers, **(self.plan.stored or {})}.items():
-            packed = 0.05 if name == "mask" else 0.5
-            share += packed * layer.count * (2 if layer.dtype == "uint16" else 1)
-        return int(pixels * share * (1 + 1 + 4 / 3)) + (1 << 16)
+        plan, pixels = self.plan, self.grid.height * self.grid.width
+        stored = plan.rows.length * plan.cols.length
+        blocks = stored * sum(_packed(name, layer) for name, layer in plan.layout.layers.items())
+        layers = [pixels * _packed(name, layer) for name, layer in plan.layers.items()]
+        # Overviews are a third more.
+        outputs = sum(layers) * 4 / 3
+        if self.options.polygons is not None:
+            outputs += pixels * _POLYGONS_PACKED
+        return int(blocks + outputs + max(layers)) + (1 << 16)
+
+
+def _packed(name: str, layer: Layer) -> float:
+    """Bytes that a pixel of a layer takes, roughly."""
+    packed = _PACKED.get(name, _QUANTITY_PACKED)
+    return packed * layer.count * np.dtype(layer.dtype).itemsize
 
 
 def prepare(
@@ -247,7 +261,10 @@ def prepare_model(
             on_event(Warned(message))
         if working is not None:
             if options.update:
-                raise InputError("--update is for scenes of the model's own pixel size")
+                raise InputError(
+                    "--update is for scenes of the model's own pixel size, and this one is brought "
+                    "to it first; make the map anew with --overwrite"
+                )
             readers = [None if r is None else Resampled(r, working) for r in inputs.readers]
             nearby = None if selection is None else _Nearby(selection, grid, working)
             source = Source(readers, meta.inputs, nearby)

@@ -94,7 +94,7 @@ def run(
         store.kept_bytes = min(store.kept_bytes, options.memory_bytes() // 8)
         with store:
             try:
-                _check_space(prepared, folder)
+                _check_space(prepared, store)
                 if options.update and not store.done:
                     outputs.reuse(prepared, store, check)
                 chunks = _chunks(prepared, store)
@@ -256,11 +256,17 @@ def _shift(prepared: Prepared, aligned: Aligned, on_event: EventHandler) -> dict
     return None if shift is None else shift.to_json()
 
 
-def _check_space(prepared: Prepared, folder: Path) -> None:
-    needed, free = prepared.disk_forecast(), shutil.disk_usage(folder).free
+def _check_space(prepared: Prepared, store: Store) -> None:
+    """Refuse what will not fit on the disk; finished blocks of a resumed run are there already.
+
+    Raises:
+        OutputError: says how much is missing.
+    """
+    needed = prepared.disk_forecast() - store.block_bytes()
+    free = shutil.disk_usage(store.folder).free
     if needed > free:
         raise OutputError(
-            f"{folder.parent}: about {needed / 2**20:.1f} MiB are needed and "
+            f"{store.folder.parent}: about {needed / 2**20:.1f} MiB are needed and "
             f"{free / 2**20:.1f} MiB are free; make room or write elsewhere"
         )
 

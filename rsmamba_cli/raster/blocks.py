@@ -139,6 +139,10 @@ class Blocks:
                         new.append(key)
         return new
 
+    def block_bytes(self) -> int:
+        """What the finished blocks take on the disk."""
+        return sum(sum(line["parts"].values()) for line in self._done.values())
+
     def forget(self, keys: Iterable[Key]) -> None:
         """Take blocks for unfinished: what they were computed from has changed."""
         for key in keys:

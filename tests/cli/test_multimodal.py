@@ -129,3 +129,10 @@ def test_a_dry_run_lists_both_images(cli, scene_factory, model, sar):
     text = cli("predict", scene_factory(), "--sar", sar, "-m", model, "--dry-run").stdout
     assert "bands of optical" in text
     assert "bands of sar" in text
+
+
+def test_info_foretells_a_map_of_both_images(cli_json, scene_factory, model, sar):
+    scene = scene_factory()
+    forecast = cli_json("info", scene, "-m", model, "--sar", sar)["prediction"]
+    assert [i["name"] for i in forecast["inputs"]] == ["optical", "sar"]
+    assert forecast["windows"] == cli_json("predict", scene, "--sar", sar, "-m", model)["windows"]

@@ -4,13 +4,16 @@ import contextlib
 import os
 import random
 import resource
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
 from rsmamba_cli.errors import InputError, OutputError
+from rsmamba_cli.events import Started
 from rsmamba_cli.inference import PredictOptions, predict, running
+from rsmamba_cli.inference.prepare import prepare
 
 SIZES = {"scene": (400, 300), "tile": 64}
 
@@ -107,6 +110,27 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(job, tmp_path):
         with pytest.raises(OutputError, match="are needed and"):
             run(job, disk / "m.tif", probabilities=disk / "p.tif")
         assert visible(disk) == []
+
+
+def test_what_a_resumed_run_has_finished_does_not_have_to_fit_again(job, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(event):
+        if isinstance(event, Started) and event.stage == "write":
+            raise Stopped
+
+    scene, options = job
+    options = PredictOptions(**options, probabilities=tmp_path / "p.tif", resume=True)
+    with pytest.raises(Stopped):
+        predict(scene, tmp_path / "m.tif", options, stop)
+    with contextlib.closing(prepare("segmentation", (str(scene),), options, print)) as prepared:
+        needed = prepared.disk_forecast()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 10_000))
+    with pytest.raises(OutputError, match="are needed"):
+        predict(scene, tmp_path / "other.tif", options)
+    predict(scene, tmp_path / "m.tif", options)
 
 
 @pytest.mark.parametrize("size", [1 << 10, 1 << 12, 1 << 14])

@@ -2,7 +2,10 @@
 
 import json
 import os
+import platform
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -197,6 +200,32 @@ def test_a_cluster_makes_the_same_bytes_though_a_worker_vanishes(
     killer.join()
     assert killed
     assert made == alone
+
+
+PAGES = """
+import resource
+import torch
+from rsmamba_cli.inference.worker import keep_freed_memory
+
+keep_freed_memory()
+for _ in range(10):
+    torch.ones(1 << 22)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(1 << 22)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
+def test_a_cluster_s_worker_does_not_fetch_memory_from_the_kernel_again_and_again():
+    """Twenty times 16 MiB are 81,920 pages of 4 KiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES],
+        env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(done.stdout) < 81_920 / 4
 
 
 def test_a_scheduler_that_does_not_answer_is_named(scene, model, tmp_path):

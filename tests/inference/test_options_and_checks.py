@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from inference_models import Constant, meta_of
+from inference_models import Constant, Pixelwise, meta_of
 
 from rsmamba_cli.errors import CheckpointError, InputError
 from rsmamba_cli.events import Warned
@@ -135,6 +135,40 @@ def test_the_summary_of_two_dates_names_their_overlap(scene_factory, use_model):
     summary = plan_summary(scene_factory("t1.tif"), t2=t2, measure=False)
     assert summary["overlap"] == pytest.approx(0.75)
     assert summary["seconds"] is None
+
+
+@pytest.mark.parametrize("gsd", [0.5, 1.0])
+def test_every_output_needs_disk(scene_factory, tmp_path, use_model, gsd):
+    use_model(Constant(0.0, 1.0, 2.0), meta_of(3, 3, gsd=0.5))
+    path = scene_factory(height=900, width=800, gsd=gsd)
+    more = [
+        {},
+        {"polygons": tmp_path / "m.gpkg"},
+        {"uncertainty": tmp_path / "u.tif"},
+        {"probabilities": tmp_path / "p.tif"},
+    ]
+    found = [
+        plan_summary(path, PredictOptions(**options), measure=False)["disk_bytes"]
+        for options in more
+    ]
+    assert found == sorted(set(found))
+
+
+@pytest.mark.parametrize("gsd", [0.5, 1.0])
+def test_the_disk_foretold_is_enough_for_noise(scene_factory, tmp_path, use_model, gsd):
+    use_model(Pixelwise(3, 3), meta_of(3, 3, gsd=0.5, transform=Transform.unit8(3)))
+    path = scene_factory(height=400, width=300, gsd=gsd)
+    options = PredictOptions(probabilities=tmp_path / "p.tif", tile=128)
+    foretold = plan_summary(path, options, measure=False)["disk_bytes"]
+    most = 0
+
+    def look(event):
+        nonlocal most
+        files = (tmp_path / "m.tif.partial").rglob("*")
+        most = max(most, sum(file.stat().st_size for file in files if file.is_file()))
+
+    predict(path, tmp_path / "m.tif", options, look)
+    assert 0.2 * foretold < most < 1.3 * foretold
 
 
 def test_more_than_the_allowed_memory_is_warned_about(scene_factory, tmp_path, use_model):
