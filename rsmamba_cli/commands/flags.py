@@ -365,14 +365,14 @@ def parse_bands(text: str | None, option: str = "--bands") -> tuple[int, ...] | 
 def parse_image_bands(
     text: str | None,
 ) -> tuple[int, ...] | tuple[tuple[int, ...] | None, ...] | None:
-    """Read ``4,3,2``, or ``4,3,2/1`` for two images.
+    """Read ``4,3,2``, or ``4,3,2/1`` for two images; nothing beside a stroke is all of one.
 
     Raises:
         typer.BadParameter: not lists of numbers from 1 on.
     """
     if text is None or "/" not in text:
         return parse_bands(text)
-    return tuple(parse_bands(part) for part in text.split("/"))
+    return tuple(parse_bands(part or None) for part in text.split("/"))
 
 
 def parse_tile(text: str | None) -> int | Literal["full"] | None:

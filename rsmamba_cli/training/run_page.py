@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rsmamba_cli.datasets import Dataset
+from rsmamba_cli.datasets.inputs import Bands
 from rsmamba_cli.errors import DatasetError
 from rsmamba_cli.progress import duration
 from rsmamba_cli.report.training_page import RunReport, Table, training_page
@@ -141,6 +142,8 @@ def _commands(config: TrainConfig, dataset: Dataset, result: TrainResult) -> Com
     root = "" if dataset.root is None else f" --data {_quoted(dataset.root)}"
     split = "test" if "test" in dataset.splits else config.data.val_split or "val"
     measure = f"rsmamba eval {model} --dataset {config.data.dataset}{root}"
+    if config.data.bands is not None:
+        measure += f" --bands {_bands(config.data.bands)}"
     use = {
         "segmentation": f"rsmamba predict SCENE.tif -m {model}",
         "change": f"rsmamba change BEFORE.tif AFTER.tif -m {model}",
@@ -154,6 +157,13 @@ def _commands(config: TrainConfig, dataset: Dataset, result: TrainResult) -> Com
         ),
         ("Make a map:", use),
     )
+
+
+def _bands(bands: Bands) -> str:
+    """Bands as the command line takes them: ``4,3,2``, or ``4,3,2/1`` for each image."""
+    if all(isinstance(band, int) for band in bands):
+        return ",".join(map(str, bands))
+    return "/".join("" if part is None else _bands(cast(Bands, part)) for part in bands)
 
 
 def _splits_table(config: TrainConfig, dataset: Dataset) -> Table:

@@ -9,6 +9,7 @@ from rsmamba_cli.commands.flags import (
     parse_bands,
     parse_batch_size,
     parse_bbox,
+    parse_image_bands,
     parse_tile,
 )
 from rsmamba_cli.commands.mapping import plan_jobs, read_pairs, stem
@@ -139,3 +140,16 @@ def test_tables_that_are_none(tmp_path, text, problem) -> None:
 def test_a_missing_table_of_pairs(tmp_path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_pairs(tmp_path / "none.csv", ("t1", "t2"))
+
+
+@pytest.mark.parametrize(
+    ("text", "bands"),
+    [
+        (None, None),
+        ("4,3,2", (4, 3, 2)),
+        ("4,3,2/1", ((4, 3, 2), (1,))),
+        ("/2", (None, (2,))),
+    ],
+)
+def test_bands_of_one_image_and_of_each(text, bands) -> None:
+    assert parse_image_bands(text) == bands

@@ -85,6 +85,24 @@ def test_its_commands_work(tmp_path: Path, tiny_config) -> None:
     assert (tmp_path / "test.html").is_file()
 
 
+def test_commands_fit_the_task_and_the_bands(
+    tmp_path: Path, tiny_config, changes: Path, landcover: Path
+) -> None:
+    change = {"root": str(changes)}
+    config = tiny_config(data=change, model={"name": "rsm_cd_nano"}, loop={"steps": 1})
+    train(config, tmp_path / "change")
+    page = (tmp_path / "change/report.html").read_text()
+    assert "rsmamba change BEFORE.tif AFTER.tif -m" in page
+    bands = {"root": str(landcover), "bands": [4, 3, 2]}
+    train(tiny_config(data=bands, loop={"steps": 1}), tmp_path / "bands")
+    page = html.unescape((tmp_path / "bands/report.html").read_text())
+    measure = shlex.split(re.findall(r"<pre>(rsmamba eval .*?)</pre>", page)[0])[1:]
+    assert measure[measure.index("--bands") + 1] == "4,3,2"
+    measure[-1] = str(tmp_path / "val.html")
+    done = CliRunner().invoke(app, measure)
+    assert done.exit_code == 0, done.output
+
+
 def test_a_killed_run_has_the_page_of_its_last_validation(
     tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
