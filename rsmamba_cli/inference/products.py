@@ -314,6 +314,7 @@ class MapOutputs:
                 plan.layers,
                 moment_of(scenes[-1].path),
                 [scene.path for scene in scenes],
+                prepared.checkpoint,
             )
         if "cells" in files:
             write_cells(temporary["cells"], prepared, check)

@@ -36,6 +36,8 @@ def footprint(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
         lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
         south, north = min(south, pole), max(north, pole)
     outline = _cut(shapely.Polygon(np.stack([lon, lat], axis=1)), west, east)
+    # Straight sides need no corners between.
+    outline = shapely.simplify(shapely.set_precision(outline, _GRID), _GRID)
     if east - west >= 360:
         west, east = -180.0, 180.0
     elif west < -180 or east > 180:

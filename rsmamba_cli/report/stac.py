@@ -58,6 +58,7 @@ def write_stac_item(
     layers: Mapping[str, Layer],
     moment: dt.datetime,
     derived_from: list[str],
+    checkpoint: Path,
 ) -> None:
     """Write the item of a map.
 
@@ -70,6 +71,7 @@ def write_stac_item(
         layers: of the rasters.
         moment: when the scene was taken, with a time zone.
         derived_from: the scenes.
+        checkpoint: the model's file.
 
     Raises:
         OutputError: it is no valid item, or cannot be written.
@@ -93,6 +95,15 @@ def write_stac_item(
             continue
         href = f"./{file.name}" if file.parent == folder else str(file)
         item.add_asset(role, _asset(role, file, href, meta, layers.get(role)))
+    item.add_asset(
+        "model",
+        pystac.Asset(
+            str(checkpoint),
+            title=meta.architecture,
+            media_type="application/octet-stream",
+            roles=["mlm:model", "mlm:weights"],
+        ),
+    )
     item.set_self_href(None)
     try:
         text = json.dumps(item.to_dict(include_self_link=False), indent=2, ensure_ascii=False)
@@ -149,6 +160,7 @@ def classes_of(meta: CheckpointMeta) -> list[dict[str, Any]]:
             "value": c.value,
             "name": "".join(x if x.isalnum() or x in "-_" else "-" for x in c.name) or str(c.value),
             "title": c.name,
+            "description": c.name,
             "color_hint": "{:02X}{:02X}{:02X}".format(*c.color),
         }
         for c in meta.classes
@@ -172,7 +184,10 @@ def _projection(grid: Grid) -> dict[str, Any]:
 
 def _model(meta: CheckpointMeta) -> dict[str, Any]:
     channels = [len(spec.bands) for spec in meta.inputs]
+    bands = dict.fromkeys(band for spec in meta.inputs for band in spec.bands)
     return {
+        # The bands that the inputs name have to be described somewhere.
+        "bands": [{"name": band} for band in bands],
         "mlm:name": meta.architecture,
         "mlm:architecture": meta.architecture,
         "mlm:framework": "PyTorch",

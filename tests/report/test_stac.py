@@ -1,6 +1,7 @@
 """What lies beside a map: a STAC item that validates, a QGIS style, and a sieved mask."""
 
 import json
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -38,6 +39,44 @@ def test_the_item_is_valid_stac(made):
     content = item_of(made(stac=True))
     # The schemas of extensions are on the web; the core's come with the library.
     pystac.validation.validate_dict({**content, "stac_extensions": []})
+
+
+def test_the_item_has_what_the_extensions_demand(made):
+    """By hand: their schemas are on the web."""
+    content = item_of(made(stac=True))
+    properties, assets = content["properties"], content["assets"].values()
+    # projection 2.0
+    assert re.fullmatch(r"[A-Z]+:\d+", properties["proj:code"])
+    assert len(properties["proj:shape"]) == 2
+    assert len(properties["proj:transform"]) in (6, 9)
+    # mlm 1.4: the model is an asset, and bands of inputs are described in the item
+    wanted = {"mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"}
+    assert wanted <= set(properties)
+    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", properties["mlm:name"])
+    assert sum("mlm:model" in asset["roles"] for asset in assets) == 1
+    named = {band["name"] for band in properties["bands"]}
+    for given in properties["mlm:input"]:
+        assert {"name", "bands", "input"} <= set(given)
+        assert set(given["bands"]) <= named
+    outputs = properties["mlm:output"]
+    assert all({"name", "tasks", "result"} <= set(output) for output in outputs)
+    for structure in [i["input"] for i in properties["mlm:input"]] + [o["result"] for o in outputs]:
+        assert len(structure["shape"]) == len(structure["dim_order"]) == 4
+        assert structure["data_type"] == "float32"
+    # classification 2.0, and 1.1, which mlm refers to
+    listed = [band.get("classification:classes", []) for a in assets for band in a.get("bands", ())]
+    for entry in [
+        c for classes in [*listed, outputs[0]["classification:classes"]] for c in classes
+    ]:
+        assert isinstance(entry["value"], int)
+        assert entry["description"]
+        assert re.fullmatch(r"[0-9A-Za-z\-_]+", entry["name"])
+        assert re.fullmatch(r"[0-9A-Fa-f]{6}", entry["color_hint"])
+
+
+def test_the_footprint_has_corners_only(made):
+    (ring,) = item_of(made(stac=True))["geometry"]["coordinates"]
+    assert 5 <= len(ring) <= 9
 
 
 def test_the_item_says_where_the_map_is(made):
