@@ -56,7 +56,7 @@ class ScalingOptions:
         command: what was typed, for the report.
     """
 
-    side: int = 4096
+    side: int = 8192
     workers: int = 2
     tasks: int = 1000
     folder: Path | None = None

@@ -15,7 +15,7 @@ def scaling(
     *,
     side: Annotated[
         int, typer.Option(metavar="N", min=512, help="Side of the scene in pixels.")
-    ] = 4096,
+    ] = 8192,
     workers: Annotated[int, typer.Option(metavar="N", min=2, help="Workers, at most.")] = 2,
     folder: Annotated[
         Path | None,
@@ -44,7 +44,7 @@ def scaling(
             if not markdown.absolute().parent.is_dir():
                 raise OutputError(f"{markdown}: there is no such folder")
         words = ["rsmamba bench scaling"]
-        words += [f"--side {side}"] if side != 4096 else []
+        words += [f"--side {side}"] if side != 8192 else []
         words += [f"--workers {workers}"] if workers != 2 else []
         options = bench.ScalingOptions(side, workers, folder=folder, command=" ".join(words))
         report = bench.run_scaling_bench(options, console.on_event)
