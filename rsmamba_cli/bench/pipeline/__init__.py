@@ -5,12 +5,13 @@
 ``tables`` says what was found.
 """
 
-from rsmamba_cli.bench.pipeline.records import Case, PipelineReport, Run, Target
+from rsmamba_cli.bench.pipeline.records import Case, Flips, PipelineReport, Run, Target
 from rsmamba_cli.bench.pipeline.suite import PipelineOptions, run_pipeline_bench
 from rsmamba_cli.bench.pipeline.tables import pipeline_facts, pipeline_markdown, pipeline_tables
 
 __all__ = [
     "Case",
+    "Flips",
     "PipelineOptions",
     "PipelineReport",
     "Run",

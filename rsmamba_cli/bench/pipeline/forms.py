@@ -221,13 +221,23 @@ def exact_labels(scene: Path, model: str) -> Iterator[tuple[int, npt.NDArray[np.
             yield first, logits[:, first - top : first - top + rows].argmax(0).astype(np.uint8)
 
 
-def differing(scene: Path, model: str, output: Path) -> int:
-    """Pixels of a map that are not those of `exact_labels`."""
-    count = 0
+def keep_exact_labels(scene: Path, model: str, path: Path) -> None:
+    """Write `exact_labels` to an array file (.npy)."""
+    with rasterio.open(scene) as source:
+        shape = source.shape
+    kept = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+    for first, labels in exact_labels(scene, model):
+        kept[first : first + len(labels)] = labels
+    kept.flush()
+
+
+def differing(output: Path, exact: Path) -> int:
+    """Pixels of a map that are not those of `keep_exact_labels`."""
+    labels, count = np.load(exact, mmap_mode="r"), 0
     with rasterio.open(output) as mask:
-        for first, labels in exact_labels(scene, model):
-            found = mask.read(1, window=Window(0, first, mask.width, len(labels)))
-            count += int(np.count_nonzero(found != labels))
+        for window in _bands(mask):
+            rows = slice(window.row_off, window.row_off + window.height)
+            count += int(np.count_nonzero(mask.read(1, window=window) != labels[rows]))
     return count
 
 

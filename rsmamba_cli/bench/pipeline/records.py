@@ -20,6 +20,7 @@ class Case(_Frozen):
         height: of the scene, in pixels.
         width: of the scene, in pixels.
         trim: pixels dropped from inner window sides.
+        memory: what the toolkit is allowed, as `--memory` takes it; "" is what the bench was told.
     """
 
     model: str
@@ -27,6 +28,7 @@ class Case(_Frozen):
     height: int
     width: int
     trim: int
+    memory: str = ""
 
     @property
     def pixels(self) -> int:
@@ -45,6 +47,7 @@ class Run(_Frozen):
         cpu_seconds: the same, of all threads together.
         after_seconds: from there to the COG with overviews, read back and compared.
         peak_bytes: most memory above the loaded process.
+        allowed_bytes: what it was allowed; None where nothing bounds it.
         windows: that went through the model.
         differing: pixels that are not those of an exact single pass; None if not compared.
         note: why something is missing.
@@ -57,6 +60,7 @@ class Run(_Frozen):
     cpu_seconds: float | None = None
     after_seconds: float | None = None
     peak_bytes: int | None = None
+    allowed_bytes: int | None = None
     windows: int | None = None
     differing: int | None = None
     note: str = ""
@@ -65,6 +69,26 @@ class Run(_Frozen):
     def megapixels_per_second(self) -> float | None:
         """To the finished mask."""
         return self.case.pixels / 1e6 / self.mask_seconds if self.mask_seconds else None
+
+
+class Flips(_Frozen):
+    """What one batch size and number of threads changes in a map of the demonstration model.
+
+    Attributes:
+        batch_size: windows a forward pass.
+        threads: of the CPU.
+        pixels: of the map.
+        labels: pixels with another class than in the first map.
+        probabilities: values of the probabilities, in steps of 0.004, unlike those of the first.
+        seconds: that the map took.
+    """
+
+    batch_size: int
+    threads: int
+    pixels: int
+    labels: int
+    probabilities: int
+    seconds: float
 
 
 class Target(_Frozen):
@@ -95,6 +119,7 @@ class PipelineReport(_Frozen):
         machine: where it ran.
         runs: in the order in which they ran.
         targets: what was aimed at.
+        flips: maps of the demonstration model with other batch sizes and numbers of threads.
     """
 
     format: Literal[1] = 1
@@ -105,3 +130,4 @@ class PipelineReport(_Frozen):
     machine: Machine
     runs: tuple[Run, ...]
     targets: tuple[Target, ...]
+    flips: tuple[Flips, ...] = ()

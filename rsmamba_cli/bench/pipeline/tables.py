@@ -12,12 +12,13 @@ COLUMNS = (
     "Mpx/s to the mask",
     "CPU seconds",
     "COG after that",
-    "peak memory",
+    "peak memory (of --memory)",
     "bytes a pixel more, square",
     "at one width",
     "windows",
     "differing labels",
 )
+FLIPS = ("windows a pass", "threads", "labels that differ", "probabilities", "seconds")
 TARGETS = ("target", "aim", "reached", "met")
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
@@ -50,6 +51,8 @@ def pipeline_tables(report: PipelineReport) -> list[Table]:
 
     for title, runs in groupby(report.runs, key=place):
         found.append((title, COLUMNS, [_cells(run, report) for run in runs]))
+    if report.flips:
+        found.append((_flips_title(report), FLIPS, _flips(report)))
     return found
 
 
@@ -65,11 +68,33 @@ def pipeline_markdown(report: PipelineReport) -> str:
         lines += ["", f"### {title.capitalize()}", "", *markdown_table(columns, rows)]
     wide = [
         (title if i == 0 else "", *row)
-        for title, _, rows in tables[bool(report.targets) :]
+        for title, columns, rows in tables
+        if columns == COLUMNS
         for i, row in enumerate(rows)
     ]
     lines += ["", "### Maps", "", *markdown_table(("scene", *COLUMNS), wide, COLUMNS[1:])]
+    if report.flips:
+        lines += ["", f"### {_flips_title(report).capitalize()}", ""]
+        lines += markdown_table(FLIPS, _flips(report), FLIPS)
     return "\n".join(lines) + "\n"
+
+
+def _flips_title(report: PipelineReport) -> str:
+    pixels = report.flips[0].pixels
+    return f"batch size and threads: the demonstration model on {pixels / 1e6:.1f} megapixels"
+
+
+def _flips(report: PipelineReport) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(flip.batch_size),
+            str(flip.threads),
+            f"{flip.labels:,}",
+            f"{flip.probabilities:,}",
+            f"{flip.seconds:.1f}",
+        )
+        for flip in report.flips
+    ]
 
 
 def _target(target: Target) -> tuple[str, ...]:
@@ -82,6 +107,7 @@ def _cells(run: Run, report: PipelineReport) -> tuple[str, ...]:
     def number(value: float | None, text: str) -> str:
         return "" if value is None else format(value, text)
 
+    allowed = "" if run.allowed_bytes is None else f" of {size(run.allowed_bytes)}"
     share = "" if run.differing is None else f"{run.differing / run.case.pixels:.2%}"
     if run.differing == 0:
         share = "0"
@@ -90,7 +116,7 @@ def _cells(run: Run, report: PipelineReport) -> tuple[str, ...]:
         number(run.megapixels_per_second, ".1f"),
         number(run.cpu_seconds, ".2f"),
         "" if run.after_seconds is None else f"{run.after_seconds:.2f} s",
-        "" if run.peak_bytes is None else size(run.peak_bytes),
+        "" if run.peak_bytes is None else size(run.peak_bytes) + allowed,
         number(square_slope(run, report.runs), ".2f"),
         number(height_slope(run, report.runs), ".3f"),
         "" if run.windows is None else f"{run.windows:,}",
