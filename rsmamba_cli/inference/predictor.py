@@ -225,8 +225,12 @@ class Predictor:
                 self._averaged(list(tensors[: len(bands)]), noise)
 
         held = held_bytes(answer, shapes, self.device)
+        return self.fixed_bytes() + round(held * (shape[0] * shape[1]) / (height * width))
+
+    def fixed_bytes(self) -> int:
+        """Memory that follows from neither batch nor window: weights, and what libraries take."""
         weights: int = sum(t.nbytes for t in self.model.state_dict().values())
-        return weights + _LIBRARIES + round(held * (shape[0] * shape[1]) / (height * width))
+        return weights + _LIBRARIES
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = _AUTOCAST.get(self.precision)

@@ -47,13 +47,13 @@ from rsmamba_models import CheckpointMeta
 
 PLAN_FORMAT = 1
 _CACHE_LEAST = 16 << 20
-_MODEL_BYTES = 8 << 10
-"""A pixel of a window, inside a model: more than the models of the zoo take."""
 _PACKED = {"mask": 0.05, SCORES: 0.9}
 _QUANTITY_PACKED = 0.5
 """Bytes that a byte takes deflated: of layers by name, and of any other (probabilities)."""
 _POLYGONS_PACKED = 0.7
 """Bytes of polygons a pixel: the most that maps of towns took."""
+_MODEL_BYTES = 2 << 10
+"""A pixel of a window, inside a model: what the models of the zoo take is 0.1 to 1.2 KiB."""
 _BESIDE = 4
 """Pixels around a selection within which resampling may look for it."""
 
@@ -161,7 +161,8 @@ class Prepared:
         what = f"about {_mebibytes(needed)} are needed beside the model"
         if needed <= share and predictor is not None and self.device.type == "cpu":
             batch, (height, width) = self.plan.batch_size, self.plan.window_shape
-            if batch * height * width * _MODEL_BYTES > share - needed:
+            most = predictor.fixed_bytes() + batch * height * width * _MODEL_BYTES
+            if most > share - needed:
                 inside = predictor.memory_forecast(self.source.bands, (height, width))
                 needed += inside
                 what = (

@@ -171,15 +171,6 @@ def test_the_disk_foretold_is_enough_for_noise(scene_factory, tmp_path, use_mode
     assert 0.2 * foretold < most < 1.3 * foretold
 
 
-def test_more_than_the_allowed_memory_is_warned_about(scene_factory, tmp_path, use_model):
-    use_model(Constant(0.0, 0.0, 1.0), meta_of(3, 3))
-    path = scene_factory(height=3000, width=3000, sparse_ok=True, values=None, nodata=0)
-    text = []
-    options = PredictOptions(memory="256MiB", tile="full")
-    plan_summary(path, options, on_event=lambda e: text.append(e.message), measure=False)
-    assert "--memory allows 256 MiB: use --memory " in " ".join(text)
-
-
 def test_normalised_pixels_are_the_transform_s_and_invalid_ones_zero():
     transform = Transform(offset=(1.0,), scale=(0.5,), mean=(2.0,), std=(4.0,), db=True)
     values = np.array([[[3.0, 0.0], [np.nan, -5.0]]], dtype=np.float32)
