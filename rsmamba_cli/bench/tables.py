@@ -1,8 +1,6 @@
 """A report as tables: for the terminal, for the documentation (Markdown) and as a page (HTML)."""
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -172,28 +170,6 @@ def put_between_markers(text: str, path: Path, section: str = "bench") -> str:
         )
     head, _, rest = old.partition(begin)
     return head + whole + rest.partition(end)[2].removeprefix("\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` at once: nothing half-written under the final name.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.absolute().parent, delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(path.stat().st_mode if path.exists() else 0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def seconds(value: float) -> str:

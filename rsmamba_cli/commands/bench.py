@@ -155,7 +155,7 @@ def _run(what: str, models: Sequence[str], measuring: Measuring) -> None:
     ) as console:
         _check_outputs(measuring)
         from rsmamba_cli.bench import BenchOptions, Scale, run_bench
-        from rsmamba_cli.bench.tables import write_text
+        from rsmamba_cli.report.text import write_text
 
         scale = Scale.quick if measuring.quick else Scale.full if measuring.full else Scale.normal
         options = BenchOptions(
@@ -216,7 +216,8 @@ def _check_outputs(measuring: Measuring) -> None:
 
 
 def _write_outputs(report: "Report", measuring: Measuring) -> None:
-    from rsmamba_cli.bench.tables import put_between_markers, to_html, to_markdown, write_text
+    from rsmamba_cli.bench.tables import put_between_markers, to_html, to_markdown
+    from rsmamba_cli.report.text import write_text
 
     if measuring.json_file not in (None, Path("-")):
         write_text(measuring.json_file, _json(report))

@@ -50,7 +50,8 @@ def pipeline(
     with running(**out.settings()) as console:
         from rsmamba_cli.bench import pipeline as bench
         from rsmamba_cli.bench.pipeline.tables import SECTION
-        from rsmamba_cli.bench.tables import put_between_markers, write_text
+        from rsmamba_cli.bench.tables import put_between_markers
+        from rsmamba_cli.report.text import write_text
 
         scale = "quick" if quick else "large" if large else "normal"
         section = f"{SECTION}-large" if large else SECTION

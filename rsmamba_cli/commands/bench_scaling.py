@@ -37,7 +37,8 @@ def scaling(
     """
     with running(**out.settings()) as console:
         from rsmamba_cli.bench import scaling as bench
-        from rsmamba_cli.bench.tables import put_between_markers, write_text
+        from rsmamba_cli.bench.tables import put_between_markers
+        from rsmamba_cli.report.text import write_text
 
         if markdown is not None:
             put_between_markers("", markdown, bench.SECTION)
