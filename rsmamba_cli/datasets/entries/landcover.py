@@ -265,6 +265,6 @@ HUNAN = DatasetInfo(
         "(unused land, water, built-up area against water, bare land, others): check a tile.",
         "Prepared from the publication, classes follow its description by their meaning: bare land "
         "is unused land, others are built-up area; code 11, of no class there, is ignored. The "
-        "terrain model is not used.",
+        "terrain model is not used. How the archive is laid out is known from code that reads it.",
     ),
 )
