@@ -200,9 +200,9 @@ def plan_summary(
     with contextlib.closing(prepared), torch_threads(options.threads):
         plan, aligned = prepared.plan, prepared.inputs.aligned
         batches = -(-plan.windows // plan.batch_size)
-        if complaint := prepared.memory_complaint():
+        predictor = prepared.predictor(bounded=False) if measure else None
+        if complaint := prepared.memory_complaint(predictor):
             on_event(Warned(complaint))
-        predictor = prepared.predictor() if measure else None
         return {
             "grid": prepared.grid.to_json(),
             "description": prepared.grid.describe(),

@@ -114,11 +114,12 @@ class Prepared:
                     "be of two states; start anew with --overwrite when nothing writes to it"
                 )
 
-    def predictor(self, on_event: EventHandler = ignore_events) -> Predictor:
+    def predictor(self, on_event: EventHandler = ignore_events, bounded: bool = True) -> Predictor:
         """Load the model on to its device.
 
         Args:
             on_event: told when the device turns out to be too small for the batches.
+            bounded: whether the memory bound has to be kept.
 
         Raises:
             CheckpointError: damaged, or changed since its metadata was read.
@@ -139,7 +140,7 @@ class Prepared:
             seed,
             on_event,
         )
-        if complaint := self.memory_complaint(predictor):
+        if bounded and (complaint := self.memory_complaint(predictor)):
             raise InputError(complaint)
         return predictor
 

@@ -68,9 +68,10 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(scene_factory, tmp
 
 
 def test_a_plan_says_so_and_goes_on(scene_factory, use_model):
-    use_model(Constant(0.0, 0.0, 1.0), meta_of(3, 3))
-    path = scene_factory(height=3000, width=3000, sparse_ok=True, values=None, nodata=0)
+    use_model(Wide(), meta_of(3, 2))
+    path = scene_factory(height=512, width=512)
     text = []
-    options = PredictOptions(memory="256MiB", tile="full")
-    plan_summary(path, options, on_event=lambda e: text.append(e.message), measure=False)
-    assert "--memory allows 256 MiB: use --memory " in " ".join(text)
+    options = PredictOptions(memory="512MiB", tile=512)
+    found = plan_summary(path, options, on_event=lambda e: text.append(e.message))
+    assert "--memory allows 512 MiB: use --memory " in " ".join(text)
+    assert found["model_memory_bytes"] > 640 << 20
