@@ -71,9 +71,11 @@ def test_two_processes_find_what_one_does(words, cli_json) -> None:
     assert pair == alone
 
 
-def test_comparing_in_words(cli, cli_json, words, checkpoint_factory) -> None:
+def test_comparing_in_words(cli, cli_json, words, checkpoint_factory, tmp_path: Path) -> None:
     other = checkpoint_factory(threshold=0.7)
-    shown = cli(*words, "--against", other)
+    shown = cli(*words, "--against", other, "--report", tmp_path / "c.html")
+    page = (tmp_path / "c.html").read_text()
+    assert "boundary_iou" in page and "true objects found" in page and "only 4 units" in page
     assert shown.exit_code == 0 and "McNemar" in shown.stdout and "boundary_iou" in shown.stdout
     found = cli_json(*words, "--against", other, "--scenes", "^(.)")
     assert found["units"] == 3

@@ -119,6 +119,20 @@ def test_a_killed_run_has_the_page_of_its_last_validation(
     assert "Not finished: 2 steps" in page and "Confusion" in page
 
 
+def test_a_resumed_run_keeps_the_page_until_it_has_measured_anew(
+    tmp_path: Path, tiny_config
+) -> None:
+    loop = {"epochs": None, "steps": 6, "validate_every_steps": 2}
+    train(tiny_config(loop={**loop, "limit_steps": 2}), tmp_path / "run")
+    before = (tmp_path / "run/report.html").read_text()
+    train(tiny_config(loop={**loop, "limit_steps": 1}), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/report.html").read_text() == before
+    train(tiny_config(loop=loop), tmp_path / "run", resume=True)
+    page = (tmp_path / "run/report.html").read_text()
+    loss = page.split("<figcaption>Loss")[1].split("points=")[1]
+    assert "Finished: 6 steps" in page and len(loss.split('"')[1].split()) == 6
+
+
 def test_a_tile_that_cannot_be_read_does_not_end_a_training(
     tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
