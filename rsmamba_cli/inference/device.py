@@ -1,5 +1,6 @@
 """One resolver for device, precision and the kernel of the scan."""
 
+import platform
 import resource
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise DeviceError("--precision bf16: this GPU does not support it; use fp16 or fp32")
     return name
+
+
+def precision_warning(precision: str, device: torch.device) -> str | None:
+    """What to tell somebody whose processor has no instructions for a precision, or None."""
+    if precision != "bf16" or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    # torch has no public question for these; one that it does not know is not answered with no.
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    if any(getattr(torch.cpu, question, lambda: True)() for question in questions):
+        return None
+    return "this processor has no bf16 arithmetic: --precision bf16 will be slower than fp32"
 
 
 def peak_memory() -> int:

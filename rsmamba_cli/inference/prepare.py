@@ -17,7 +17,7 @@ from rsmamba_cli.errors import InputError, ResumeError
 from rsmamba_cli.events import EventHandler, Warned, ignore_events
 from rsmamba_cli.inference.checkpoint import checkpoint_path, load_model, read_task_meta
 from rsmamba_cli.inference.checks import georeference_warning, input_warnings, working_grid
-from rsmamba_cli.inference.device import resolve_device, resolve_precision
+from rsmamba_cli.inference.device import precision_warning, resolve_device, resolve_precision
 from rsmamba_cli.inference.emit import QUANTITY_NODATA, SCORE_NODATA, SCORES
 from rsmamba_cli.inference.inputs import Inputs, open_inputs
 from rsmamba_cli.inference.options import PredictOptions
@@ -248,6 +248,8 @@ def prepare_model(
     """
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
+    if message := precision_warning(precision, device):
+        on_event(Warned(message))
     check_threshold(options.threshold, len(meta.classes))
     sampler = resolve_sampler(meta, options)
     with ExitStack() as stack:

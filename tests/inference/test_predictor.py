@@ -7,7 +7,12 @@ from inference_models import Constant, Pixelwise, meta_of, pixelwise_logits, sof
 from torch import nn
 
 from rsmamba_cli.errors import CheckpointError, DeviceError
-from rsmamba_cli.inference.device import resolve_device, resolve_precision, scan_backend
+from rsmamba_cli.inference.device import (
+    precision_warning,
+    resolve_device,
+    resolve_precision,
+    scan_backend,
+)
 from rsmamba_cli.inference.predictor import Predictor
 
 
@@ -178,6 +183,24 @@ def test_a_gpu_out_of_range_is_refused():
 
 def test_auto_precision_is_fp32():
     assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("has", "precision", "warns"),
+    [
+        (False, "bf16", True),
+        (True, "bf16", False),
+        (False, "fp32", False),
+    ],
+)
+def test_bf16_on_a_processor_without_it_is_said_to_be_slow(
+    monkeypatch: pytest.MonkeyPatch, has: bool, precision: str, warns: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    message = precision_warning(precision, torch.device("cpu"))
+    assert ("slower than fp32" in (message or "")) == warns
 
 
 def test_half_precision_on_a_cpu_is_refused():

@@ -177,15 +177,61 @@ double gradient_error(Case& k, Floats& input, const Floats& gradient) {
   return worst / largest;
 }
 
+bool all_finite(const Floats& x) {
+  for (float v : x) {
+    if (!std::isfinite(v)) return false;
+  }
+  return true;
+}
+
+// Inputs at the edges of what a model can produce. Returns what went wrong, or null.
+const char* extremes(int isa, double* worst) {
+  const Shape shape = {1, 2, 50, 19, 9};
+  auto close = [&](const Case& k) {
+    const Result r = run(k, isa, 1);
+    const double error = forward_error(k, r);
+    *worst = std::fmax(*worst, error);
+    return error < 2e-6 && all_finite(r.grad_u) && all_finite(r.grad_delta) &&
+           all_finite(r.grad_a);
+  };
+  Case fast = make_case(shape);
+  for (size_t i = 0; i < fast.delta.size(); ++i) fast.delta[i] = i % 3 ? -100.0f : 100.0f;
+  for (size_t i = 0; i < fast.a.size(); ++i) fast.a[i] = i % 2 ? -100.0f : -1e-3f;
+  if (!close(fast)) return "steps of 0 and 100, decay rates to 100";
+  Case still = make_case(shape);
+  for (float& v : still.a) v = 0.0f;
+  if (!close(still)) return "states that do not decay";
+  Case tiny = make_case(shape);
+  for (float& v : tiny.u) v *= 1e-40f;
+  for (float v : run(tiny, isa, 1).y) {
+    if (!(std::fabs(v) < 1e-37f)) return "denormal inputs";
+  }
+  Case broken = make_case(shape);
+  const int64_t at = broken.order[20];  // the 21st step of the first direction
+  broken.u[static_cast<size_t>(at * shape.channels)] = NAN;
+  const Result r = run(broken, isa, 1);
+  for (int64_t i = 0; i < shape.length * shape.channels; ++i) {
+    const bool nan = std::isnan(r.y[static_cast<size_t>(i)]);
+    if (i % shape.channels && nan) return "NaN in one channel spread to another";
+    if (i == broken.order[30] * shape.channels && !nan) return "NaN was lost";
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 int main() {
   const Shape shapes[] = {{1, 4, 67, 40, 16}, {2, 2, 33, 19, 5},   {1, 1, 1, 1, 1},
-                          {1, 8, 20, 33, 4},  {1, 2, 700, 130, 7}, {1, 3, 500, 96, 16}};
+                          {1, 8, 20, 33, 4},  {1, 2, 700, 130, 7}, {1, 3, 500, 96, 16},
+                          {1, 1, 1 << 20, 1, 1}};
   double forward = 0.0, backward = 0.0;
   for (int isa = 0; isa < 3; ++isa) {
     if (!rsmamba_has_isa(isa)) continue;
     std::printf("instruction set %d\n", isa);
+    if (const char* wrong = extremes(isa, &forward)) {
+      std::printf("wrong: %s\n", wrong);
+      return 1;
+    }
     for (const Shape& shape : shapes) {
       Case k = make_case(shape);
       const Result one = run(k, isa, 1);

@@ -145,3 +145,15 @@ def test_the_kernels_are_clean_under_sanitizers(tmp_path: Path, flags: tuple[str
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("ok\n")
+
+
+@needs_compiler
+@pytest.mark.parametrize("flags", [(), ("-fsanitize=thread",)], ids=["plain", "thread"])
+def test_a_helper_without_a_core_is_soon_left_alone(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    program = tmp_path / "pool"
+    source = Path(__file__).with_name("pool_driver.cpp")
+    command = [str(COMPILER), "-O1", "-g", "-std=c++17", "-pthread", f"-I{CSRC}", *flags]
+    if subprocess.run([*command, str(source), "-o", str(program)], check=False).returncode:
+        pytest.skip(f"the compiler cannot link with {' '.join(flags)}")
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

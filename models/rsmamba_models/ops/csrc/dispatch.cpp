@@ -55,9 +55,12 @@ Cut cut_forward(const ScanProblem& s, const Kernels& kernel, int threads) {
     for (int split = 0; split <= (threads > 1 && s.directions > 1 ? 1 : 0); ++split) {
       const std::int64_t blocks = ceil_div(vectors, wide);
       const std::int64_t tasks = s.batch * blocks * (split ? s.directions : 1);
-      const double one = double(wide) * (split ? 1.1 : double(s.directions)) + 0.05;
-      const double time = double(ceil_div(tasks, threads)) * one;
-      if (best_time == 0.0 || time < 0.97 * best_time) {
+      const double one =
+          (double(wide) + 2.0 / double(s.states + 8)) * (split ? 1.1 : double(s.directions));
+      // The last task is seldom done when the others are.
+      const double late = threads > 1 ? 0.1 : 0.0;
+      const double time = (double(ceil_div(tasks, threads)) + late) * one;
+      if (best_time == 0.0 || time < 0.99 * best_time) {
         best = {blocks, wide * kernel.width, split != 0};
         best_time = time;
       }

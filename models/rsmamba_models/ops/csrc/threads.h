@@ -1,13 +1,16 @@
 // One parallel region at a time for each caller, on threads that wait between the calls.
 //
 // A call is over when its tasks are done, not when every thread has had a turn: one that has not
-// woken up by then, because another program keeps its core, is not waited for.
+// woken up by then, because another program keeps its core, is not waited for. One that has lost
+// its core in the middle of a task must be; where such waiting costs more than help is worth, the
+// next calls do without, and more of them the more often it happens.
 #pragma once
 
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -52,9 +55,17 @@ class Pool {
     return *pool;
   }
 
-  // Calls run(0) here and run(1), ..., run(helpers) on as many threads as come while it lasts.
+  // Calls run(0) here and run(1), ..., run(helpers) on as many threads as come while it lasts. Each
+  // of them does some of the tasks and returns how many.
   template <typename F>
-  void share(int helpers, F& run) {
+  void share(std::int64_t tasks, int helpers, F& run) {
+    if (alone_.load() > 0) {
+      --alone_;
+      run(0);
+      return;
+    }
+    using Clock = std::chrono::steady_clock;
+    const auto begin = Clock::now();
     Job job{[](void* f, int worker) { (*static_cast<F*>(f))(worker); }, &run, helpers};
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -69,10 +80,15 @@ class Pool {
       }
     }
     for (int i = 0; i < helpers; ++i) wake_.notify_one();
-    run(0);
+    const std::int64_t done = run(0);
+    const auto worked = Clock::now() - begin;
     std::unique_lock<std::mutex> lock(mutex_);
     jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
     left_.wait(lock, [&] { return job.active == 0; });
+    // Alone, the caller would have needed worked * tasks / done.
+    const bool in_vain = (Clock::now() - begin) * done > worked * tasks;
+    penalty_ = in_vain ? std::min(2 * penalty_ + 2, kMostAlone) : penalty_ / 2;
+    if (in_vain) alone_ = penalty_;
   }
 
  private:
@@ -107,7 +123,11 @@ class Pool {
     }
   }
 
+  static constexpr int kMostAlone = 126;
+
   const pid_t process_;
+  std::atomic<int> alone_{0};  // calls that still go without help
+  int penalty_ = 0;            // how many did so the last time
   std::mutex mutex_;
   std::condition_variable wake_, left_;
   std::vector<Job*> jobs_;
@@ -121,13 +141,17 @@ void parallel(std::int64_t tasks, int threads, F work) {
   std::atomic<std::int64_t> next{0};
   auto run = [&](int worker) {
     [[maybe_unused]] const FlushDenormals flush;
-    for (std::int64_t i = next.fetch_add(1); i < tasks; i = next.fetch_add(1)) work(i, worker);
+    std::int64_t done = 0;
+    for (std::int64_t i = next.fetch_add(1); i < tasks; i = next.fetch_add(1), ++done) {
+      work(i, worker);
+    }
+    return done;
   };
   const int helpers = static_cast<int>(std::min<std::int64_t>(threads, tasks)) - 1;
   if (helpers < 1) {
     run(0);
   } else {
-    Pool::mine().share(helpers, run);
+    Pool::mine().share(tasks, helpers, run);
   }
 }
 
