@@ -60,8 +60,8 @@ def test_the_floor_of_a_scan_counts_states_steps_and_bytes() -> None:
     length, directions, channels, states = 16, 4, 4, 2
     steps = directions * length * channels
     assert floor.exps == steps * states + steps
-    assert floor.fmas == 9 * steps * states + 17 * steps
-    assert floor.instructions == 12 * steps * states + 28 * steps
+    assert floor.fmas == 8 * steps * states + 15 * steps
+    assert floor.instructions == 13 * steps * states + 27 * steps
     numbers = 2 * length * channels + steps + 2 * directions * length * states
     small = directions * channels * (states + 2)
     assert floor.bytes == 4 * (numbers + small)
