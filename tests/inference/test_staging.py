@@ -1,5 +1,8 @@
 """Batches on their way: nothing is overwritten before it was taken, nothing read before it came."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from test_engine import Blocks, Drawn, plan_of, source_of
 
 from rsmamba_cli.inference.engine import InProcessEngine
 from rsmamba_cli.inference.predictor import Predictor
-from rsmamba_cli.inference.staging import Direct, Pool
+from rsmamba_cli.inference.staging import CudaStreams, Direct, Pool
 
 
 class Late:
@@ -71,6 +74,79 @@ def test_late_copies_change_nothing(batch, hole):
             np.testing.assert_array_equal(found.blocks[key][name], array)
     assert late.sent == late.fetched == late.arrived > 5
     assert late.taken >= late.sent - 2 * 2  # all but the last ones of each strip
+
+
+class Stream:
+    """A stream that writes down what is asked of it."""
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def record_event(self):
+        event = f"event of {self.name} at {len(self.log)}"
+        self.log.append((self.name, "records", event))
+        return SimpleNamespace(synchronize=lambda: self.log.append(("host", "waits", event)))
+
+    def wait_event(self, event):
+        # What the event stands for is told by waiting for it.
+        event.synchronize()
+        self.log[-1] = (self.name, *self.log[-1][1:])
+
+
+def test_each_stream_waits_for_what_it_needs_and_the_host_for_nothing(monkeypatch):
+    log = []
+    streams = [Stream(name, log) for name in ("there", "back")]
+    computing, made = Stream("computing", log), iter(streams)
+
+    @contextmanager
+    def on(stream):
+        log.append((stream.name, "copies"))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: next(made))
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda x, stream: log.append(("kept for", stream.name))
+    )
+    carrier = CudaStreams(torch.device("cpu"))
+    (sent,), taken = carrier.send([torch.ones(2)])
+    arrived = carrier.fetch(sent * 2, into := torch.zeros(2))
+    assert log == [
+        ("there", "copies"),
+        ("there", "records", "event of there at 1"),
+        ("computing", "waits", "event of there at 1"),
+        ("kept for", "computing"),
+        ("computing", "records", "event of computing at 4"),
+        ("back", "waits", "event of computing at 4"),
+        ("back", "copies"),
+        ("back", "records", "event of back at 7"),
+        ("kept for", "back"),
+    ]
+    taken()
+    arrived()
+    assert log[-2:] == [
+        ("host", "waits", "event of there at 1"),
+        ("host", "waits", "event of back at 7"),
+    ]
+    assert into.tolist() == [2, 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_streams_change_nothing(batch):
+    plan, device = plan_of((600, 1200), tile=64, batch=batch, strips=2), torch.device("cuda")
+    found = []
+    for carrier in (Direct(device), CudaStreams(device)):
+        predictor = Predictor(
+            Pixelwise(1, 3), meta_of(1, 3), device, batch_size=batch, carrier=carrier
+        )
+        found.append(Blocks())
+        InProcessEngine(source_of(Drawn(600, 1200))).run(plan, predictor, found[-1])
+    for key, arrays in found[0].blocks.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[1].blocks[key][name], array)
 
 
 def test_answers_are_not_waited_for_by_who_begins():
