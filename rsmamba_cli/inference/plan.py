@@ -22,7 +22,7 @@ NARROWEST_STRIP = 4
 """In windows: those at the border of two strips are computed for both."""
 
 CACHE_SHARE = 8
-"""GDAL's cache gets at most one part in so many of the memory."""
+"""GDAL's cache gets one part in so many of the memory, twice that where blocks are tall."""
 
 RESERVE_BYTES = 80 << 20
 """What lies between files and buffers at a time, and gaps in the heap: 40 to 70 MiB were seen."""
@@ -152,6 +152,7 @@ def plan_strips(
     layer_bytes: int,
     batch: int,
     memory: int,
+    cache_column: int = 0,
 ) -> tuple[int, ...]:
     """Cut the columns so that what a strip holds in memory stays below a bound.
 
@@ -166,11 +167,12 @@ def plan_strips(
         layer_bytes: of all layers, a pixel.
         batch: windows a forward pass.
         memory: the bound in bytes.
+        cache_column: of GDAL's cache, for one column that is read.
     """
     windows = len(cols.starts)
     fixed = batch_bytes(rows, cols, channels, input_bands, batch) + RESERVE_BYTES
     budget = max(memory // 2 - memory // CACHE_SHARE - fixed, 0)
-    columns = budget // column_bytes(rows, channels, input_bands, layer_bytes)
+    columns = budget // (column_bytes(rows, channels, input_bands, layer_bytes) + cache_column)
     wide = max(NARROWEST_STRIP, (columns - 2 * shared(cols)) // cols.stride)
     count = math.ceil(windows / wide)
     return tuple(round(i * windows / count) for i in range(count + 1))

@@ -35,7 +35,7 @@ from rsmamba_cli.inference.plan import (
 )
 from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.sampler import resolve_sampler, set_sampler
-from rsmamba_cli.inference.source import Source, rows_at_once
+from rsmamba_cli.inference.source import ROWS_AT_LEAST, Source, rows_at_once
 from rsmamba_cli.raster.blend import shared
 from rsmamba_cli.raster.blocks import Layer, canonical_json
 from rsmamba_cli.raster.grid import Grid
@@ -273,17 +273,34 @@ def prepare_model(
             nearby = None if selection is None else _Nearby(selection, grid, working)
             source = Source(readers, meta.inputs, nearby)
         plan = _plan(inputs, working, meta, options, device, precision, sampler, strips)
-        # What of the scene is read at a time, in its own pixels.
-        rows, width = rows_at_once(sum(source.bands), _widest(plan)), _widest(plan)
-        rows = math.ceil(min(rows, plan.rows.tile) * grid.height / plan.rows.length)
-        width = math.ceil(width * grid.width / plan.cols.length)
-        cache = sum(scene.cache_bytes(rows, width) for scene in inputs.given)
-        share = options.memory_bytes() // options.workers
-        cache = max(_CACHE_LEAST, min(cache, share // CACHE_SHARE))
+        source.rows_at_once, cache = _reading(inputs, plan, source, options)
         return Prepared(
             options, meta, checkpoint, inputs, grid, source, map_source, device, precision,
             sampler, plan, cache, stack.pop_all(),
         )  # fmt: skip
+
+
+def _reading(
+    inputs: Inputs, plan: Plan, source: Source, options: PredictOptions
+) -> tuple[int, int]:
+    """Rows that are read at a time, and the cache with which no block is decoded twice for that."""
+    height, width = inputs.grid.shape
+    widest = _widest(plan)
+    cols = math.ceil(widest * width / plan.cols.length)
+
+    def needed(rows: int) -> int:
+        rows = math.ceil(min(rows, plan.rows.tile) * height / plan.rows.length)
+        return sum(scene.cache_bytes(rows, cols) for scene in inputs.given)
+
+    share = options.memory_bytes() // options.workers
+    rows = rows_at_once(sum(source.bands), widest)
+    while needed(rows) > share // CACHE_SHARE and rows > ROWS_AT_LEAST:
+        rows = max(ROWS_AT_LEAST, rows // 2)
+    most = 2 * share // CACHE_SHARE
+    if needed(rows) > most:
+        # Blocks are decoded again for each reading: the fewer, the better.
+        return plan.rows.tile, most
+    return rows, max(_CACHE_LEAST, needed(rows))
 
 
 def _widest(plan: Plan) -> int:
@@ -404,7 +421,9 @@ def _plan(
     if strips is None or strips[-1] != len(cols.starts):
         share = options.memory_bytes() // options.workers
         depth = _depth(stored or layers)
-        strips = plan_strips(rows, cols, channels, bands, depth, batch, share)
+        width = inputs.grid.width
+        cached = sum(scene.cache_bytes(ROWS_AT_LEAST, width) for scene in inputs.given) // width
+        strips = plan_strips(rows, cols, channels, bands, depth, batch, share, cached)
         if options.update:  # narrow ones: what is left alone is left alone by blocks
             count = len(cols.starts)
             strips = (*range(0, count, NARROWEST_STRIP), count)

@@ -15,7 +15,7 @@ Bools = npt.NDArray[np.bool_]
 
 _AT_ONCE = 1 << 21
 """Values that are read at a time: what lies between file and buffer stays small."""
-_ROWS_AT_LEAST = 16
+ROWS_AT_LEAST = 16
 
 
 def rows_at_once(bands: int, width: int) -> int:
@@ -25,7 +25,7 @@ def rows_at_once(bands: int, width: int) -> int:
         bands: of all inputs together.
         width: of the window that is read.
     """
-    return max(_ROWS_AT_LEAST, _AT_ONCE // (bands * width))
+    return max(ROWS_AT_LEAST, _AT_ONCE // (bands * width))
 
 
 class Reader(Protocol):
@@ -74,7 +74,10 @@ class Source:
 
     Attributes:
         bands: bands of each input.
+        rows_at_once: rows that are read at a time; None goes by the width.
     """
+
+    rows_at_once: int | None = None
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class Source:
             col: first column.
         """
         height, width = wanted.shape
-        step = rows_at_once(sum(self.bands), width)
+        step = self.rows_at_once or rows_at_once(sum(self.bands), width)
         for first in range(0, height, step):
             rows = slice(first, first + step)
             self._read_rows([into[:, rows] for into in inputs], wanted[rows], row + first, col)

@@ -1,8 +1,11 @@
 """``--memory`` bounds what a run takes, or the run is refused with a bound that would do."""
 
 import re
+from contextlib import closing
+from itertools import pairwise
 
 import pytest
+import rasterio
 from inference_models import Constant, meta_of
 from torch import nn
 
@@ -10,7 +13,9 @@ from rsmamba_cli.bench.pipeline.models import NAMES
 from rsmamba_cli.bench.pipeline.scenes import draw_sparse_scene
 from rsmamba_cli.bench.pipeline.suite import _in_process
 from rsmamba_cli.errors import InputError
+from rsmamba_cli.events import ignore_events
 from rsmamba_cli.inference import PredictOptions, plan_summary, predict
+from rsmamba_cli.inference.prepare import prepare
 
 
 @pytest.mark.parametrize(("height", "width"), [(600, 60_000), (30_000, 700)])
@@ -25,6 +30,33 @@ def test_a_run_stays_within_its_bound(tmp_path, height, width):
         {"form": "rsmamba", "work": work, "output": str(tmp_path / "mask.tif"), "rounds": 1}
     )
     assert found["peak_bytes"] <= 256 << 20
+
+
+@pytest.mark.parametrize(
+    ("layout", "whole"),
+    [
+        ({"tiled": True, "blockxsize": 512, "blockysize": 512}, False),
+        ({"tiled": True, "blockxsize": 256, "blockysize": 1024}, False),
+        ({"blockysize": 1}, False),
+        ({"blockysize": 4000}, True),  # one block is the whole scene
+    ],
+)
+@pytest.mark.parametrize("memory", ["1GiB", "4GiB"])
+def test_the_cache_holds_what_is_read_at_a_time(tmp_path, use_model, layout, whole, memory):
+    use_model(Constant(0.0, 0.0, 1.0), meta_of(8, 3))
+    path, layout = tmp_path / "scene.tif", {**layout, "sparse_ok": True, "compress": "deflate"}
+    size = {"height": 4000, "width": 40_000, "count": 8, "dtype": "float32"}
+    with rasterio.open(path, "w", driver="GTiff", bigtiff="YES", **size, **layout):
+        pass
+    options = PredictOptions(memory=memory, tile=512, device="cpu")
+    with closing(prepare("segmentation", (str(path),), options, ignore_events)) as prepared:
+        plan, rows = prepared.plan, prepared.source.rows_at_once
+        starts = [plan.cols.cuts[s] for s in plan.strips]
+        widest = max(b - a for a, b in pairwise(starts))
+        assert (rows == 512) == whole
+        needed = prepared.inputs.base_scene.cache_bytes(rows, widest)
+        assert (prepared.cache_bytes < needed) == whole
+        assert prepared.memory_forecast() < options.memory_bytes()
 
 
 def advised(message):
