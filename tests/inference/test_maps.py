@@ -114,6 +114,24 @@ def test_trimming_by_the_receptive_field_is_exact(scene_factory, tmp_path, use_m
     np.testing.assert_array_equal(outputs["cropped"], outputs["full"])
 
 
+def test_the_checkpoint_s_margin_is_trimmed_unless_told_otherwise(
+    scene_factory, tmp_path, use_model
+):
+    path = scene_factory(height=150, width=170)
+    centred = Transform(offset=(100.0,) * 3, scale=(0.1,) * 3, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    def mapped(declared, **asked):
+        meta = meta_of(3, 2, transform=centred, trim=declared, tile=40, overlap=0.3)
+        use_model(Blur(3), meta)
+        run(path, tmp_path, probabilities=tmp_path / "p.tif", **asked)
+        return mask_of(tmp_path / "p.tif")
+
+    whole = mapped(0, tile="full")
+    np.testing.assert_array_equal(mapped(3), whole)
+    np.testing.assert_array_equal(mapped(0, trim=3), whole)
+    assert (mapped(3, trim=0) != whole).any()
+
+
 def test_tile_full_is_one_window(scene_factory, tmp_path, use_model):
     use_model(Constant(1.0), meta_of(3, 2))
     result, _ = run(scene_factory(height=150, width=170), tmp_path, tile="full")

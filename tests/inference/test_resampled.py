@@ -125,3 +125,10 @@ def test_a_mosaic_is_seen_at_the_model_s_size_too(scene_factory, checkpoint_fact
     for j in (0, 1):
         with rasterio.open(tmp_path / "out" / f"s{j}_mask.tif") as dataset:
             np.testing.assert_array_equal(dataset.read(1), expected[:, 64 * j : 64 * (j + 1)])
+
+
+def test_updating_a_resampled_map_is_refused(use_model, scene_factory, tmp_path):
+    use_model(Pixelwise(3, 2), meta_of(3, 2, gsd=0.5))
+    scene = scene_factory(gsd=1.0)
+    with pytest.raises(InputError, match=r"own pixel size.*--overwrite"):
+        predict(scene, tmp_path / "m.tif", PredictOptions(update=True))
