@@ -1,7 +1,7 @@
 """Dask workers that are killed at random moments of their work, and replaced at once.
 
 One process imports everything and forks the workers, so that a kill costs no new imports. It is
-told the scheduler's address, how many workers there are, the longest life of one at work and a
+told the scheduler's address, how many workers there are, the longest delay of a kill and a
 seed; it prints a line for every worker that was killed, and ends with SIGTERM.
 """
 
@@ -23,7 +23,7 @@ from rsmamba_models import create_model
 
 
 def work(address: str, patient: bool, delay: float, folder: str) -> None:
-    """Be a worker until some time of work has passed.
+    """Be a worker until some time has passed, and die with a chunk in hand.
 
     Args:
         address: of the scheduler.
@@ -32,14 +32,18 @@ def work(address: str, patient: bool, delay: float, folder: str) -> None:
         delay: seconds until the kill.
         folder: for the worker's files.
     """
-    begun = threading.Event()
+    begun, at_work = threading.Event(), threading.Event()
     compute_chunk, put = worker.compute_chunk, worker.Blocks.put
 
     @functools.wraps(compute_chunk)
     def compute(*args, **options):
         if not patient:
             begun.set()
-        return compute_chunk(*args, **options)
+        at_work.set()
+        try:
+            return compute_chunk(*args, **options)
+        finally:
+            at_work.clear()
 
     def commit(*args):
         put(*args)
@@ -48,6 +52,7 @@ def work(address: str, patient: bool, delay: float, folder: str) -> None:
     def die():
         begun.wait()
         time.sleep(delay)
+        at_work.wait()
         os.kill(os.getpid(), signal.SIGKILL)
 
     async def serve():
