@@ -31,8 +31,16 @@ class Run:
 SCRATCH = ("init=none", "optimiser.layer_decay=none", "optimiser.lr=1e-3")
 ORDER = ("augment.swap_dates=0",)
 """What dries up is no flood: the order of the dates matters."""
-CALM = ("augment.brightness=0.2", "augment.contrast=0.2", "augment.band_shift=0")
-"""How dark water is in a radar image is most of what tells it."""
+PLAIN = (
+    "augment.brightness=0.2",
+    "augment.contrast=0.2",
+    "augment.saturation=0",
+    "augment.band_shift=0",
+    "augment.noise=0",
+    "augment.scale=[1,1]",
+    "optimiser.ema=none",
+)
+"""As the recipe ``default`` has them."""
 RUNS = {
     "kampala": Run("seg_kampala", "segmentation"),
     "ombria optical": Run(
@@ -41,12 +49,16 @@ RUNS = {
     "ombria radar": Run(
         "cd_ombria",
         "change",
-        ("data.roles=[sar_t1,sar_t2]", "data.nodata=255", *ORDER, *CALM, *SCRATCH),
+        (
+            *("data.roles=[sar_t1,sar_t2]", "data.nodata=255", "schedule.warmup_steps=30"),
+            *SCRATCH,
+            *PLAIN,
+        ),
     ),
     "ombria fusion": Run(
         "cd_ombria", "multimodal", ("data.roles=[t2,sar_t2]", "data.nodata=[0,255]")
     ),
-    "levir": Run("cd_levir", "change", ("data.balance=0.5",)),
+    "levir": Run("cd_levir", "change", ("optimiser.layer_decay=none", "schedule.warmup_steps=30")),
 }
 
 

@@ -30,7 +30,7 @@ from rsmamba_models import CheckpointMeta, load_checkpoint, save_checkpoint
 
 TASKS = ("segmentation", "change")
 GSDS = (0.3, 0.4, 0.5, 0.6, 0.8)
-REFINEMENTS = {"segmentation": (600, 1600), "change": (600, 1200)}
+REFINEMENTS = {"segmentation": (600, 1600), "change": (600,)}
 """Steps of each stage after the first."""
 REFINED_CROP = 384
 UNSEEN = 90_001

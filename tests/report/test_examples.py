@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 TRIAL = (
-    "--steps", "4", "--scenes", "1", "--set", "data.demo.scenes=4", "--set",
+    "--steps", "4", "--refine", "2", "1", "--scenes", "1", "--set", "data.demo.scenes=4", "--set",
     "data.demo.held_out=2", "--set", "data.demo.size=64", "--set", "data.crop=64",
 )  # fmt: skip
 
