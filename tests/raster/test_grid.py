@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -143,6 +144,19 @@ def test_polar_stereographic_pixels_are_measured():
 
 def test_a_grid_without_crs_has_no_area():
     assert EVERY["transform only"].area_table() is None
+
+
+@pytest.mark.parametrize("cuts", [(0, 200), (0, 1, 77, 200), (0, 64, 128, 192, 200)])
+def test_areas_of_parts_add_up(cuts):
+    grid = Grid(30, 200, Affine(0.5, 0, 5, 0, -0.5, 80), WGS84)
+    selected = np.random.default_rng(0).random((30, 200)) < 0.5
+    areas = grid.area_table()
+    total = sum(
+        areas.sum_where(np.ascontiguousarray(selected[first:last, left:right]), first, left)
+        for first, last in ((0, 11), (11, 30))
+        for left, right in pairwise(cuts)
+    )
+    assert total == pytest.approx(areas.sum_where(selected, 0), rel=1e-12)
 
 
 def test_areas_of_a_subset_are_those_of_its_pixels():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from rsmamba_cli.errors import OutputError
 from rsmamba_cli.raster import output as output_module
 from rsmamba_cli.raster.grid import Grid
 from rsmamba_cli.raster.output import (
+    BLOCK,
     RasterSpec,
     check_writable,
+    parts,
     publish,
     read_provenance,
     write_cog,
@@ -42,6 +45,16 @@ def write(path, values=None, grid=GRID, spec=MASK):
 
 def test_the_pixels_are_those_given(tmp_path):
     values = write(tmp_path / "mask.tif")
+    with rasterio.open(tmp_path / "mask.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(), values)
+
+
+def test_wide_rasters_are_written_in_parts(tmp_path):
+    grid = replace(GRID, height=700, width=20_000)
+    asked = list(parts(*grid.shape))
+    assert len(asked) == 6
+    assert {left % BLOCK for _, _, left, _ in asked} == {0}
+    values = write(tmp_path / "mask.tif", grid=grid)
     with rasterio.open(tmp_path / "mask.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(), values)
 

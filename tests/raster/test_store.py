@@ -45,7 +45,8 @@ def half_done(tmp_path):
     return partial_folder(tmp_path / "out.tif")
 
 
-def test_rows_come_back_as_they_were_put(tmp_path):
+@pytest.mark.parametrize("kept", [1, 100, 1 << 20])
+def test_rows_come_back_as_they_were_put(tmp_path, kept):
     whole = np.zeros((2, 9, 10), dtype=np.uint16)
     with begin(tmp_path) as store:
         fill(store)
@@ -53,6 +54,7 @@ def test_rows_come_back_as_they_were_put(tmp_path):
             rows = slice(LAYOUT.rows[band], LAYOUT.rows[band + 1])
             cols = slice(LAYOUT.cols[strip], LAYOUT.cols[strip + 1])
             whole[:, rows, cols] = arrays((band, strip))["wide"]
+        store.kept_bytes = kept
         np.testing.assert_array_equal(store.read_rows("wide", 0, 9), whole)
         np.testing.assert_array_equal(store.read_rows("wide", 2, 7), whole[:, 2:7])
 
