@@ -93,6 +93,10 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         directions, channels, states = A
         return 2 * 4 * int(u[0] * u[1] * directions * channels * states)
 
+    def projected(u: Any, low: Any, dt_proj: Any, A: Any, *_: Any, **__: Any) -> int:
+        directions, channels, rank = dt_proj
+        return scan(u, None, A) + 2 * int(u[0] * u[1] * directions * channels * rank)
+
     def neighborhood(q: Any, k: Any, v: Any, bias: Any, window: int, *_: Any, **__: Any) -> int:
         batch, heads, height, width, channels = q
         keys = min(window, height) * min(window, width)
@@ -107,6 +111,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
 
     return {
         torch.ops.rsmamba.directional_scan: scan,
+        torch.ops.rsmamba.projected_scan: projected,
         torch.ops.rsmamba.neighborhood_attention: neighborhood,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
         torch.ops.aten.grid_sampler_2d: sample,

@@ -32,6 +32,8 @@ struct Case {
   Shape shape;
   Floats u, delta, a, b, c, skip, bias, grad;
   std::vector<int32_t> order;
+  int64_t rank = 0;  // of the steps that the forward pass projects: delta = low . dt_proj
+  Floats low, dt_proj;
 };
 
 Case make_case(const Shape& s) {
@@ -42,7 +44,7 @@ Case make_case(const Shape& s) {
     for (float& v : x) v = scale * normal(random);
     return x;
   };
-  Case k{s, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  Case k{s, {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, {}, {}};
   const int64_t map = s.batch * s.length * s.channels;
   const int64_t rows = s.batch * s.directions * s.length * s.states;
   k.u = fill(map, 1.0f);
@@ -108,6 +110,20 @@ Result run(const Case& k, int isa, int threads) {
   p.grad_c = r.grad_c.data();
   p.grad_skip = r.grad_skip.data();
   p.grad_bias = r.grad_bias.data();
+  if (k.rank > 0) {
+    ScanProblem q = p;
+    q.rank = k.rank;
+    q.delta_length = k.rank;
+    q.delta_direction = s.length * k.rank;
+    q.delta_batch = s.directions * q.delta_direction;
+    q.delta = k.low.data();
+    q.dt_proj = k.dt_proj.data();
+    if (rsmamba_scan_forward(&q, isa, threads)) {
+      std::printf("a call failed\n");
+      std::exit(1);
+    }
+    return r;
+  }
   if (rsmamba_scan_forward(&p, isa, threads) || rsmamba_scan_backward(&p, isa, threads)) {
     std::printf("a call failed\n");
     std::exit(1);
@@ -177,6 +193,28 @@ double gradient_error(Case& k, Floats& input, const Floats& gradient) {
   return worst / largest;
 }
 
+// Steps of rank 5, whole in `delta` and in their parts.
+Case make_projected(const Shape& s) {
+  Case k = make_case(s);
+  k.rank = 5;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  const int64_t rows = s.batch * s.directions * s.length;
+  for (int64_t i = 0; i < rows * k.rank; ++i) k.low.push_back(normal(random));
+  for (int64_t i = 0; i < s.directions * s.channels * k.rank; ++i) {
+    k.dt_proj.push_back(0.4f * normal(random));
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* w = k.dt_proj.data() + row / s.length % s.directions * s.channels * k.rank;
+    for (int64_t d = 0; d < s.channels; ++d) {
+      double sum = 0.0;
+      for (int64_t r = 0; r < k.rank; ++r) sum += double(k.low[row * k.rank + r]) * w[d * k.rank + r];
+      k.delta[row * s.channels + d] = static_cast<float>(sum);
+    }
+  }
+  return k;
+}
+
 bool all_finite(const Floats& x) {
   for (float v : x) {
     if (!std::isfinite(v)) return false;
@@ -233,6 +271,13 @@ int main() {
       return 1;
     }
     for (const Shape& shape : shapes) {
+      const Case steps = make_projected(shape);
+      const Result projected = run(steps, isa, 1);
+      if (projected.y != run(steps, isa, 4).y) {
+        std::printf("4 threads differ from 1\n");
+        return 1;
+      }
+      forward = std::fmax(forward, forward_error(steps, projected));
       Case k = make_case(shape);
       const Result one = run(k, isa, 1);
       if (!(one == run(k, isa, 4))) {

@@ -107,6 +107,28 @@ def test_forward_agrees_with_float64(isa: str, shape: dict[str, int]) -> None:
     assert error(native.forward(ScanArguments(*inputs, True)), exact(inputs)) < 2e-6
 
 
+@pytest.mark.parametrize("rank", [1, 6, 24])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_steps_projected_inside_agree_with_float64(
+    isa: str, shape: dict[str, int], rank: int
+) -> None:
+    u, delta, *rest = make(**shape)
+    assert delta is not None
+    random = torch.Generator().manual_seed(1)
+    low = torch.randn(*delta.shape[:-1], rank, generator=random)
+    weight = torch.randn(delta.shape[1], delta.shape[-1], rank, generator=random) / rank
+    whole = low.double() @ weight.double().transpose(1, 2)
+    found = native.forward(ScanArguments(u, low, *rest, True), weight)  # type: ignore[arg-type]
+    assert error(found, exact((u, whole, *rest))) < 2e-6  # type: ignore[arg-type]
+
+
+def test_a_projection_of_another_rank_is_refused() -> None:
+    u, delta, *rest = make()
+    low, weight = delta[..., :4], torch.zeros(2, 19, 3)  # type: ignore[index]
+    with pytest.raises(ArgumentsError, match="dt_proj"):
+        native.forward(ScanArguments(u, low, *rest, True), weight)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients_agree_with_float64(isa: str, shape: dict[str, int]) -> None:
     inputs = make(**shape)

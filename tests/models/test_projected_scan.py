@@ -93,7 +93,7 @@ def test_without_gradients_not_all_steps_exist_at_once(monkeypatch):
     )
     tensors, order = inputs()
     with torch.inference_mode():
-        projected_scan(*tensors, order=order)
+        projected_scan(*tensors, order=order, backend="torch")
     assert seen == [32, 32, 6]
 
 

@@ -29,12 +29,12 @@ from rsmamba_models.ops.arguments import ScanArguments
 
 ISA_ENVIRONMENT = "RSMAMBA_NATIVE_ISA"
 _ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}  # best first; the numbers of csrc/library.h
-_INTERFACE_VERSION = 2
+_INTERFACE_VERSION = 3
 _BAD_ORDER = 2  # a status of csrc/library.h
 _LIBRARY = Path(__file__).with_name("_native.so")  # so named on every platform
 
 _DIFFERENTIABLE = ("u", "delta", "a", "b", "c", "skip", "bias")  # as in ScanArguments
-_POINTERS_IN = (*_DIFFERENTIABLE, "order")
+_POINTERS_IN = (*_DIFFERENTIABLE, "order", "dt_proj")
 _POINTERS_OUT = ("y", "grad_y", *(f"grad_{name}" for name in _DIFFERENTIABLE))
 _SIZES = (
     *("batch", "directions", "length", "channels", "states"),
@@ -42,7 +42,7 @@ _SIZES = (
     *("delta_batch", "delta_direction", "delta_length"),
     *("b_batch", "b_direction", "b_length"),
     *("c_batch", "c_direction", "c_length"),
-    *("grad_batch", "grad_length", "softplus"),
+    *("grad_batch", "grad_length", "softplus", "rank"),
 )
 
 
@@ -78,12 +78,14 @@ def build_info() -> dict[str, str]:
     return {"library": str(_LIBRARY), "isa": _isa()}
 
 
-def forward(scan: ScanArguments) -> Tensor:
+def forward(scan: ScanArguments, dt_proj: Tensor | None = None) -> Tensor:
     """Scan a map along K directions and sum the results; see ``ops.directional_scan``.
 
     Args:
         scan: All tensors but the order are float32 on the CPU, of any outer strides. The order's
             range is checked.
+        dt_proj: ``(K, D, R)`` if ``scan.delta`` is ``(B, K, L, R)``, the steps in their low rank
+            (see ``ops.projected``): they are projected where they are used, a few at a time.
 
     Returns:
         ``(B, L, D)`` float32, contiguous.
@@ -92,7 +94,7 @@ def forward(scan: ScanArguments) -> Tensor:
         ArgumentsError: Shapes or dtypes that do not fit, or an order outside ``0..L-1``.
         BackendError: The back end is not usable here, or memory ran out.
     """
-    call = _Call(scan)
+    call = _Call(scan, dt_proj)
     y = scan.u.new_empty(scan.u.shape)
     if call.empty:
         return y.zero_()
@@ -136,8 +138,20 @@ def backward(grad_y: Tensor, scan: ScanArguments) -> tuple[Tensor | None, ...]:
 class _Call:
     """One call of the library: the checked arguments, and what must stay alive until it returns."""
 
-    def __init__(self, scan: ScanArguments) -> None:
-        scan.check()
+    def __init__(self, scan: ScanArguments, dt_proj: Tensor | None = None) -> None:
+        rank = 0
+        if dt_proj is None:
+            scan.check()
+        else:
+            rank = dt_proj.shape[-1]
+            whole = scan.delta.new_empty(1).expand(*scan.delta.shape[:-1], scan.u.shape[-1])
+            scan._replace(delta=whole).check()
+            if rank == 0 or tuple(dt_proj.shape) != (*scan.A.shape[:2], scan.delta.shape[-1]):
+                raise ArgumentsError(
+                    f"dt_proj {tuple(dt_proj.shape)} does not fit delta {tuple(scan.delta.shape)} "
+                    f"and A {tuple(scan.A.shape)}"
+                )
+            _require_float32("dt_proj", dt_proj)
         for name, tensor in zip(scan._fields, scan.differentiable, strict=False):
             if tensor is not None:
                 _require_float32(name, tensor)
@@ -157,6 +171,7 @@ class _Call:
             channels=channels,
             states=states,
             softplus=int(scan.delta_softplus),
+            rank=rank,
         )
         if self.empty:
             return
@@ -164,7 +179,13 @@ class _Call:
         self.point("delta", self.rows("delta", scan.delta, ("batch", "direction", "length")))
         self.point("b", self.rows("b", scan.B, ("batch", "direction", "length")))
         self.point("c", self.rows("c", scan.C, ("batch", "direction", "length")))
-        for name, small in (("a", scan.A), ("skip", scan.D), ("bias", scan.delta_bias)):
+        small_ones = (
+            ("a", scan.A),
+            ("skip", scan.D),
+            ("bias", scan.delta_bias),
+            ("dt_proj", dt_proj),
+        )
+        for name, small in small_ones:
             self.point(name, None if small is None else small.contiguous())
         self.point("order", scan.order.to(torch.int32).contiguous())
 

@@ -1,7 +1,8 @@
 """The directional scan with its steps still unprojected: what every selective scan module calls.
 
 Steps are the largest thing in such a module, ``(K, L, D)`` numbers made from ``(K, L, R)``. Where
-no gradient is wanted, they are made for some channels at a time, in a buffer that is used again.
+no gradient is wanted, the native scan makes them inside, sixteen steps at a time; for the others
+they are made for some channels at a time, in a buffer that is used again.
 """
 
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from rsmamba_models.errors import ArgumentsError
+from rsmamba_models.ops import native
+from rsmamba_models.ops.arguments import ScanArguments
+from rsmamba_models.ops.backends import SCAN
 from rsmamba_models.ops.scan import directional_scan
 
 _BLOCK_BYTES = 8 << 20
@@ -70,6 +74,10 @@ def projected_scan(
         delta = low @ dt_proj.transpose(1, 2).to(low.dtype)
         return directional_scan(u, delta, A, B, C, D, delta_bias, order=order, **options)
 
+    if u.numel() and SCAN.resolve(u, backend) == "native":
+        y: Tensor = _native_scan(u, low, dt_proj, A, B, C, D, delta_bias, order, delta_softplus)
+        return y
+
     dtype, channels = u.dtype, u.shape[-1]
     if u.device.type == "cpu":  # where scans work in float32: cast once, not for every block
         u, low, B, C = (t.float() if t.itemsize < 4 else t for t in (u, low, B, C))
@@ -91,6 +99,28 @@ def projected_scan(
             **options,
         )
     return y.to(dtype)
+
+
+@torch.library.custom_op("rsmamba::projected_scan", mutates_args=())
+def _native_scan(
+    u: Tensor,
+    low: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    order: Tensor,
+    delta_softplus: bool,
+) -> Tensor:
+    scan = ScanArguments(u, low, A, B, C, D, delta_bias, order, delta_softplus)
+    return native.forward(scan.to(u.device, torch.float32), dt_proj.float()).to(u.dtype)
+
+
+@_native_scan.register_fake
+def _native_scan_fake(u: Tensor, *rest: Any) -> Tensor:
+    return u.new_empty(u.shape)
 
 
 def _block(low: Tensor, channels: int) -> int:

@@ -201,7 +201,7 @@ int guarded(const ScanProblem& s, int isa, F run) {
 
 // Raised whenever a problem's fields or a function of the library change, so that native.py refuses
 // a stale build.
-RSMAMBA_EXPORT int rsmamba_interface_version() { return 2; }
+RSMAMBA_EXPORT int rsmamba_interface_version() { return 3; }
 
 // Whether this library was built with the instruction set and this processor has it.
 RSMAMBA_EXPORT int rsmamba_has_isa(int isa) { return rsmamba::kernels(isa) != nullptr; }

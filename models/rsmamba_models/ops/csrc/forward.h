@@ -35,6 +35,35 @@ inline void pack_a(const ScanProblem& s, int64_t direction, int64_t channel, int
   }
 }
 
+// dt_proj (K, D, R) -> packed[r][lane] = dt_proj[direction, channel + lane, r], as above.
+inline void pack_projection(const ScanProblem& s, int64_t direction, int64_t channel, int lanes,
+                            float* packed) {
+  const float* from = s.dt_proj + (direction * s.channels + channel) * s.rank;
+  for (int64_t r = 0; r < s.rank; ++r) {
+    for (int i = 0; i < W; ++i) packed[r * W + i] = i < lanes ? from[i * s.rank + r] : 0.0f;
+  }
+}
+
+// T steps of a vector of channels, before bias and softplus, from their low rank.
+template <int T>
+RS_INLINE void project(const float* const* low, const float* weight, int64_t rank, float* out) {
+  V sum[T];
+  for (int t = 0; t < T; ++t) sum[t] = set1(0.0f);
+  for (int64_t r = 0; r < rank; ++r) {
+    const V w = load(weight + r * W);
+    for (int t = 0; t < T; ++t) sum[t] = fma(set1(low[t][r]), w, sum[t]);
+  }
+  for (int t = 0; t < T; ++t) store(out + t * W, sum[t]);
+}
+
+RS_INLINE void project_all(const float* const* low, const float* weight, int64_t rank, int count,
+                           float* out) {
+  constexpr int kSome = 8;
+  int t = 0;
+  for (; t + kSome <= count; t += kSome) project<kSome>(low + t, weight, rank, out + t * W);
+  for (; t < count; ++t) project<1>(low + t, weight, rank, out + t * W);
+}
+
 // The steps of one chunk for one vector of channels.
 struct Steps {
   float dt[kChunk * W];
@@ -97,24 +126,27 @@ RS_INLINE void advance_all(const float* a, float* state, Steps& steps, const flo
 
 inline int64_t forward_scratch(const ScanProblem& s, int64_t channels) {
   const int64_t vectors = (channels + W - 1) / W;
-  return vectors * s.states * W * 2;
+  return vectors * (2 * s.states + s.rank) * W;
 }
 
 inline void forward(const ScanProblem& s, const ForwardTask& task) {
   const int vectors = static_cast<int>((task.channel_end - task.channel + W - 1) / W);
   float* a = task.scratch;
   float* state = a + vectors * s.states * W;
+  float* weight = state + vectors * s.states * W;
   const float* u = s.u + task.batch * s.u_batch;
   float* y = task.y + task.batch * s.length * s.channels;
   alignas(64) Steps steps;
   const float* b[kChunk];
   const float* c[kChunk];
+  const float* low[kChunk];
 
   for (int64_t k = task.direction; k < task.direction_end; ++k) {
     for (int v = 0; v < vectors; ++v) {
       const int64_t d = task.channel + v * W;
       const int lanes = static_cast<int>(task.channel_end - d < W ? task.channel_end - d : W);
       pack_a(s, k, d, lanes, a + v * s.states * W);
+      if (s.rank > 0) pack_projection(s, k, d, lanes, weight + v * s.rank * W);
     }
     memset(state, 0, static_cast<size_t>(vectors * s.states * W) * sizeof(float));
     const float* delta = s.delta + task.batch * s.delta_batch + k * s.delta_direction;
@@ -134,6 +166,10 @@ inline void forward(const ScanProblem& s, const ForwardTask& task) {
         c[t] = c_map + now[t] * s.c_length;
         __builtin_prefetch(b_map + next[t] * s.b_length);
         __builtin_prefetch(c_map + next[t] * s.c_length);
+        if (s.rank > 0) {
+          low[t] = delta + now[t] * s.delta_length;
+          __builtin_prefetch(delta + next[t] * s.delta_length);
+        }
       }
       for (int v = 0; v < vectors; ++v) {
         const int64_t d = task.channel + v * W;
@@ -147,10 +183,17 @@ inline void forward(const ScanProblem& s, const ForwardTask& task) {
             skip = add(skip, load_some(s.skip + j * s.channels + d, lanes));
           }
         }
+        if (s.rank > 0) project_all(low, weight + v * s.rank * W, s.rank, count, steps.dt);
         for (int t = 0; t < count; ++t) {
-          const V x = add(load_some(delta + now[t] * s.delta_length + d, lanes), bias);
+          V x;
+          if (s.rank > 0) {
+            x = load(steps.dt + t * W);
+          } else {
+            x = load_some(delta + now[t] * s.delta_length + d, lanes);
+            __builtin_prefetch(delta + next[t] * s.delta_length + d);
+          }
+          x = add(x, bias);
           const V ut = load_some(u + now[t] * s.u_length + d, lanes);
-          __builtin_prefetch(delta + next[t] * s.delta_length + d);
           __builtin_prefetch(u + next[t] * s.u_length + d);
           __builtin_prefetch(y + next[t] * s.channels + d);
           const V dt = s.softplus ? softplus(x) : x;

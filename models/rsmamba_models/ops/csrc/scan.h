@@ -17,9 +17,13 @@ struct ScanProblem {
   int64_t c_batch, c_direction, c_length;              // of C (B, K, L, N)
   int64_t grad_batch, grad_length;                     // of grad_y (B, L, D)
   int64_t softplus;                                    // 0 or 1
+  int64_t rank;                                        // R of the steps, 0 where they are whole
   const float *u, *delta, *a, *b, *c;                  // a: (K, D, N)
   const float *skip, *bias;                            // (K, D) or null
   const int32_t* order;                                // (K, L): map position visited at time t
+  // (K, D, R), or null. Where it is given, forward only, delta is (B, K, L, R) and the steps are
+  // sum_r delta[r] dt_proj[r].
+  const float* dt_proj;
   float* y;                                            // (B, L, D), forward only
   // Backward only, all contiguous and in the shape of what they are the gradient of.
   const float* grad_y;
