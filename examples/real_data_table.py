@@ -21,51 +21,34 @@ from rsmamba_cli import evaluate, load_recipe, train
 
 @dataclass(frozen=True)
 class Run:
-    """A set, which of its images are used, and what differs from the recipe."""
+    """A set, which of its images are used, and what differs from the recipe, as for ``--set``."""
 
     folder: str
     task: str
-    settings: tuple[str, ...] = ()
+    settings: str = ""
 
 
-SCRATCH = ("init=none", "optimiser.layer_decay=none", "optimiser.lr=1e-3")
-ORDER = ("augment.swap_dates=0",)
-"""What dries up is no flood: the order of the dates matters."""
-PLAIN = (
-    "augment.brightness=0.2",
-    "augment.contrast=0.2",
-    "augment.saturation=0",
-    "augment.band_shift=0",
-    "augment.noise=0",
-    "augment.scale=[1,1]",
-    "optimiser.ema=none",
+SCRATCH = " init=none optimiser.layer_decay=none optimiser.lr=1e-3"
+ORDER = " augment.swap_dates=0"  # what dries up is no flood: the order of the dates matters
+PLAIN = (  # as the recipe ``default`` has them
+    " augment.brightness=0.2 augment.contrast=0.2 augment.saturation=0 augment.band_shift=0"
+    " augment.noise=0 augment.scale=[1,1] optimiser.ema=none schedule.warmup_steps=30"
 )
-"""As the recipe ``default`` has them."""
+OPTICAL = "data.roles=[t1,t2] data.nodata=0"
+RADAR = "data.roles=[sar_t1,sar_t2] data.nodata=255"
 RUNS = {
     "kampala": Run("seg_kampala", "segmentation"),
-    "ombria optical": Run(
-        "cd_ombria", "change", ("data.roles=[t1,t2]", "data.nodata=0", *ORDER, *SCRATCH)
-    ),
-    "ombria radar": Run(
-        "cd_ombria",
-        "change",
-        (
-            *("data.roles=[sar_t1,sar_t2]", "data.nodata=255", "schedule.warmup_steps=30"),
-            *SCRATCH,
-            *PLAIN,
-        ),
-    ),
-    "ombria fusion": Run(
-        "cd_ombria", "multimodal", ("data.roles=[t2,sar_t2]", "data.nodata=[0,255]")
-    ),
-    "levir": Run("cd_levir", "change", ("optimiser.layer_decay=none", "schedule.warmup_steps=30")),
+    "ombria optical": Run("cd_ombria", "change", OPTICAL + ORDER + SCRATCH),
+    "ombria radar": Run("cd_ombria", "change", RADAR + SCRATCH + PLAIN),
+    "ombria fusion": Run("cd_ombria", "multimodal", "data.roles=[t2,sar_t2] data.nodata=[0,255]"),
+    "levir": Run("cd_levir", "change", "optimiser.layer_decay=none schedule.warmup_steps=30"),
 }
 
 
 def once(run: Run, data: Path, values: dict[str, Any], out: Path) -> dict[str, Any]:
     """One training, going on where it was interrupted, and what its best checkpoint scores."""
     where = {"data.dataset": "folder", "data.root": data / run.folder, "data.task": run.task}
-    config = load_recipe("small-data", run.settings, where | values)
+    config = load_recipe("small-data", run.settings.split(), where | values)
     started = time.process_time()
     trained = train(config, out, resume=(out / "state.pt").is_file())
     minutes = (time.process_time() - started) / 60
