@@ -85,8 +85,9 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
     left_.wait(lock, [&] { return job.active == 0; });
-    // Alone, the caller would have needed worked * tasks / done.
-    const bool in_vain = (Clock::now() - begin) * done > worked * tasks;
+    // Alone, the caller would have needed worked * tasks / done. A helper that came late to find
+    // nothing left to do cost nothing.
+    const bool in_vain = 10 * done * (Clock::now() - begin) > 11 * tasks * worked;
     penalty_ = in_vain ? std::min(2 * penalty_ + 2, kMostAlone) : penalty_ / 2;
     if (in_vain) alone_ = penalty_;
   }
@@ -123,7 +124,7 @@ class Pool {
     }
   }
 
-  static constexpr int kMostAlone = 126;
+  static constexpr int kMostAlone = 30;
 
   const pid_t process_;
   std::atomic<int> alone_{0};  // calls that still go without help
