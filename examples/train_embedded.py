@@ -144,7 +144,7 @@ def score(predictor: Predictor, meta: CheckpointMeta, scene: GeneratedScene) -> 
 
 
 def f1(counts: np.ndarray) -> float:
-    hit, false, missed = counts.tolist()
+    hit, false, missed = (float(count) for count in counts)
     return 2 * hit / max(1.0, 2 * hit + false + missed)
 
 
