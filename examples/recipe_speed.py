@@ -20,7 +20,7 @@ import rasterio
 import torch
 
 from rsmamba_cli import get_dataset, load_recipe
-from rsmamba_cli.bench.resident import peak_bytes
+from rsmamba_cli.resident import peak_bytes
 from rsmamba_cli.training.budget import measure
 
 RECIPES = (

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from rsmamba_cli.bench.resident import peak_bytes, reset_peak
 from rsmamba_cli.bench.workloads import build
+from rsmamba_cli.resident import peak_bytes, reset_peak
 
 _SMALL = {"side": 32, "tokens": 64}
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rsmamba_cli.bench.peers import step_loop, step_loop_bytes, unfold_attention
 from rsmamba_cli.bench.records import Floor
-from rsmamba_cli.bench.resident import available_bytes
+from rsmamba_cli.resident import available_bytes
 from rsmamba_models import create_model
 from rsmamba_models.ops import directional_scan, mlstm, neighborhood, scan_order
 from rsmamba_models.ops.arguments import ScanArguments

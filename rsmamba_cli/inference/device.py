@@ -1,8 +1,6 @@
 """One resolver for device, precision and the kernel of the scan."""
 
 import platform
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -92,12 +90,6 @@ def precision_warning(precision: str, device: torch.device) -> str | None:
     if any(getattr(torch.cpu, question, lambda: True)() for question in questions):
         return None
     return "this processor has no bf16 arithmetic: --precision bf16 will be slower than fp32"
-
-
-def peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def scan_backend(device: torch.device) -> str:

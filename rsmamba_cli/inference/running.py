@@ -14,7 +14,6 @@ import torch
 from rsmamba_cli.errors import InputError, Interrupted, OutputError, ResumeError
 from rsmamba_cli.events import EventHandler, Warned
 from rsmamba_cli.inference.device import (
-    peak_memory,
     resolve_devices,
     scan_backend,
     torch_threads,
@@ -30,6 +29,7 @@ from rsmamba_cli.raster.align import Aligned
 from rsmamba_cli.raster.opening import gdal_settings
 from rsmamba_cli.raster.registration import residual_shift
 from rsmamba_cli.raster.store import Store, partial_folder, read_plan
+from rsmamba_cli.resident import peak_bytes
 
 Name = str | os.PathLike[str]
 _SHIFT_WORTH_TELLING = 1.0
@@ -300,7 +300,7 @@ def _result(
         area_m2_per_class=area,
         seconds=seconds,
         megapixels_per_second=grid.height * grid.width / 1e6 / seconds,
-        peak_memory_bytes=peak_memory(),
+        peak_memory_bytes=peak_bytes(),
         device=str(prepared.device),
         precision=prepared.precision,
         backend=scan_backend(prepared.device),

@@ -13,9 +13,9 @@ import torch
 
 from rsmamba_cli.errors import Interrupted, OutputError
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, Warned
-from rsmamba_cli.inference.device import peak_memory
 from rsmamba_cli.inference.interrupt import interruptible
 from rsmamba_cli.report.text import write_text
+from rsmamba_cli.resident import peak_bytes
 from rsmamba_cli.training.data import make_loader, worker_count
 from rsmamba_cli.training.job import Job
 from rsmamba_cli.training.recipe import RunConfig
@@ -178,7 +178,7 @@ class Trainer:
             device=self.device,
             precision=self.precision,
             peak_memory_bytes=(
-                torch.cuda.max_memory_allocated(self.fabric.device) if gpu else peak_memory()
+                torch.cuda.max_memory_allocated(self.fabric.device) if gpu else peak_bytes()
             ),
         )
 

@@ -8,8 +8,8 @@ from bench_cases import LIMITS, SCAN, TINY
 
 from rsmamba_cli.bench import BenchOptions, Report, Scale, Spec, memory_child, run_bench, runner
 from rsmamba_cli.bench.memory import measure_peak
-from rsmamba_cli.bench.resident import available_bytes, peak_bytes, reset_peak
 from rsmamba_cli.events import Finished, Progress, Started, Warned
+from rsmamba_cli.resident import available_bytes, peak_bytes, reset_peak
 
 QUICK = BenchOptions(scale=Scale.quick, rounds=1, memory=False, command="rsmamba bench ops")
 

@@ -14,7 +14,7 @@ import torch
 
 from rsmamba_cli.bench.pipeline.forms import FORMS, Work
 from rsmamba_cli.bench.pipeline.scenes import draw_scene
-from rsmamba_cli.bench.resident import peak_bytes, reset_peak
+from rsmamba_cli.resident import peak_bytes, reset_peak
 
 
 def run(request: Mapping[str, Any]) -> dict[str, Any]:

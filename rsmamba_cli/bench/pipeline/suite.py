@@ -26,10 +26,10 @@ from rsmamba_cli.bench.pipeline.forms import (
 from rsmamba_cli.bench.pipeline.models import CLASSES, NAMES, RADIUS
 from rsmamba_cli.bench.pipeline.records import Case, Flips, PipelineReport, Run, Target
 from rsmamba_cli.bench.pipeline.scenes import BANDS, LAYOUTS, draw_scene, draw_sparse_scene
-from rsmamba_cli.bench.resident import available_bytes
 from rsmamba_cli.bench.runner import describe_machine
 from rsmamba_cli.events import EventHandler, Finished, Progress, Started, ignore_events
 from rsmamba_cli.inference.options import PredictOptions
+from rsmamba_cli.resident import available_bytes
 
 TILE, OVERLAP = 512, 128
 SPARSE, EMPTY = "sparse, mostly nodata", "sparse, all zeros"
