@@ -8,6 +8,7 @@ from pathlib import Path
 from rsmamba_cli.bench.records import Record, Report
 from rsmamba_cli.bench.targets import verdicts
 from rsmamba_cli.errors import OutputError
+from rsmamba_cli.report.text import write_text
 
 _MARKER = "<!-- {}:begin (written by `rsmamba bench --markdown`; changes here are lost) -->"
 BEGIN, END = _MARKER.format("bench"), "<!-- bench:end -->"
@@ -170,6 +171,26 @@ def put_between_markers(text: str, path: Path, section: str = "bench") -> str:
         )
     head, _, rest = old.partition(begin)
     return head + whole + rest.partition(end)[2].removeprefix("\n")
+
+
+def check_section(path: Path, section: str = "bench") -> None:
+    """Refuse a Markdown file that could not be written, before minutes are spent on measuring.
+
+    Raises:
+        OutputError: Its folder is not there, or it has no such section.
+    """
+    put_between_markers("", path, section)
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{path}: there is no such folder")
+
+
+def write_section(text: str, path: Path, section: str = "bench") -> None:
+    """Write ``text`` between the markers of a section of a Markdown file, or a new file.
+
+    Raises:
+        OutputError: The file cannot be written, or has no such section.
+    """
+    write_text(path, put_between_markers(text, path, section))
 
 
 def seconds(value: float) -> str:

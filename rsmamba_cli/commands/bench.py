@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rsmamba_cli.commands.bench_flags import MarkdownFile
 from rsmamba_cli.commands.bench_pipeline import pipeline
 from rsmamba_cli.commands.bench_scaling import scaling
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags, usage_error
@@ -46,13 +47,7 @@ class Measuring:
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the results as JSON; - for stdout."),
     ] = None
-    markdown: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the tables as Markdown: a new file, or the marked section of an old one.",
-        ),
-    ] = None
+    markdown: MarkdownFile = None
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the tables as one HTML page.")
     ] = None
@@ -203,20 +198,20 @@ def _command(what: str, measuring: Measuring) -> str:
 
 def _check_outputs(measuring: Measuring) -> None:
     """Refuse outputs that could not be written, before minutes are spent on measuring."""
-    from rsmamba_cli.bench.tables import put_between_markers
+    from rsmamba_cli.bench.tables import check_section
 
     for path in (measuring.json_file, measuring.html):
         if path not in (None, Path("-")) and path.exists() and not measuring.overwrite:
             raise OutputError(f"{path} exists; --overwrite replaces it")
     if measuring.markdown is not None:
-        put_between_markers("", measuring.markdown)
-    for path in (measuring.json_file, measuring.html, measuring.markdown):
+        check_section(measuring.markdown)
+    for path in (measuring.json_file, measuring.html):
         if path not in (None, Path("-")) and not path.absolute().parent.is_dir():
             raise OutputError(f"{path}: there is no such folder")
 
 
 def _write_outputs(report: "Report", measuring: Measuring) -> None:
-    from rsmamba_cli.bench.tables import put_between_markers, to_html, to_markdown
+    from rsmamba_cli.bench.tables import to_html, to_markdown, write_section
     from rsmamba_cli.report.text import write_text
 
     if measuring.json_file not in (None, Path("-")):
@@ -224,7 +219,7 @@ def _write_outputs(report: "Report", measuring: Measuring) -> None:
     if measuring.html is not None:
         write_text(measuring.html, to_html(report))
     if measuring.markdown is not None:
-        write_text(measuring.markdown, put_between_markers(to_markdown(report), measuring.markdown))
+        write_section(to_markdown(report), measuring.markdown)
 
 
 def _json(report: "Report") -> str:

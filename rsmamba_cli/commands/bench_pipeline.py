@@ -1,13 +1,12 @@
 """``rsmamba bench pipeline``: what a map costs beside its model."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rsmamba_cli.commands.bench_flags import MarkdownFile, ScratchFolder
 from rsmamba_cli.commands.flags import Output, spread_flags, usage_error
 from rsmamba_cli.console import running
-from rsmamba_cli.errors import OutputError
 
 
 @spread_flags
@@ -26,17 +25,8 @@ def pipeline(
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Bound on memory, as of `rsmamba predict`.")
     ] = "4GiB",
-    folder: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where scenes and maps are put for the time being."),
-    ] = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the tables as Markdown: a new file, or the marked section of an old one.",
-        ),
-    ] = None,
+    folder: ScratchFolder = None,
+    markdown: MarkdownFile = None,
     out: Output,
 ) -> None:
     """Measure what a map costs beside its model, on one thread of computation.
@@ -50,23 +40,19 @@ def pipeline(
     with running(**out.settings()) as console:
         from rsmamba_cli.bench import pipeline as bench
         from rsmamba_cli.bench.pipeline.tables import SECTION
-        from rsmamba_cli.bench.tables import put_between_markers
-        from rsmamba_cli.report.text import write_text
+        from rsmamba_cli.bench.tables import check_section, write_section
 
         scale = "quick" if quick else "large" if large else "normal"
         section = f"{SECTION}-large" if large else SECTION
         if markdown is not None:
-            put_between_markers("", markdown, section)
-            if not markdown.absolute().parent.is_dir():
-                raise OutputError(f"{markdown}: there is no such folder")
+            check_section(markdown, section)
         words = ["rsmamba bench pipeline", *([f"--{scale}"] if scale != "normal" else [])]
         words += [f"--rounds {rounds}"] if rounds != 3 else []
         words += [f"--memory {memory}"] if memory != "4GiB" else []
         options = bench.PipelineOptions(scale, rounds, memory, folder, " ".join(words))
         report = bench.run_pipeline_bench(options, console.on_event)
         if markdown is not None:
-            text = bench.pipeline_markdown(report)
-            write_text(markdown, put_between_markers(text, markdown, section))
+            write_section(bench.pipeline_markdown(report), markdown, section)
 
         def show() -> None:
             console.properties("bench", bench.pipeline_facts(report))

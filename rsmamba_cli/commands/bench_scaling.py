@@ -1,10 +1,10 @@
 """``rsmamba bench scaling``: one scene by one worker and by several."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rsmamba_cli.commands.bench_flags import MarkdownFile, ScratchFolder
 from rsmamba_cli.commands.flags import Output, spread_flags
 from rsmamba_cli.console import running
 from rsmamba_cli.errors import OutputError
@@ -17,17 +17,8 @@ def scaling(
         int, typer.Option(metavar="N", min=512, help="Side of the scene in pixels.")
     ] = 8192,
     workers: Annotated[int, typer.Option(metavar="N", min=2, help="Workers, at most.")] = 2,
-    folder: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where scene and maps are put for the time being."),
-    ] = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the table as Markdown: a new file, or the marked section of an old one.",
-        ),
-    ] = None,
+    folder: ScratchFolder = None,
+    markdown: MarkdownFile = None,
     out: Output,
 ) -> None:
     """Measure how a map gets faster with workers, and what a scheduler costs.
@@ -37,21 +28,17 @@ def scaling(
     """
     with running(**out.settings()) as console:
         from rsmamba_cli.bench import scaling as bench
-        from rsmamba_cli.bench.tables import put_between_markers
-        from rsmamba_cli.report.text import write_text
+        from rsmamba_cli.bench.tables import check_section, write_section
 
         if markdown is not None:
-            put_between_markers("", markdown, bench.SECTION)
-            if not markdown.absolute().parent.is_dir():
-                raise OutputError(f"{markdown}: there is no such folder")
+            check_section(markdown, bench.SECTION)
         words = ["rsmamba bench scaling"]
         words += [f"--side {side}"] if side != 8192 else []
         words += [f"--workers {workers}"] if workers != 2 else []
         options = bench.ScalingOptions(side, workers, folder=folder, command=" ".join(words))
         report = bench.run_scaling_bench(options, console.on_event)
         if markdown is not None:
-            text = bench.scaling_markdown(report)
-            write_text(markdown, put_between_markers(text, markdown, bench.SECTION))
+            write_section(bench.scaling_markdown(report), markdown, bench.SECTION)
 
         def show() -> None:
             console.properties("bench", bench.scaling_facts(report))
