@@ -1,10 +1,8 @@
 """Everything that is settled before the first window: inputs, checkpoint, device, plan."""
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +10,37 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import rsmamba_cli
 from rsmamba_cli.errors import InputError, ResumeError
 from rsmamba_cli.events import EventHandler, Warned, ignore_events
 from rsmamba_cli.inference.checkpoint import checkpoint_path, load_model, read_task_meta
 from rsmamba_cli.inference.checks import georeference_warning, input_warnings, working_grid
 from rsmamba_cli.inference.device import precision_warning, resolve_device, resolve_precision
-from rsmamba_cli.inference.emit import QUANTITY_NODATA, SCORE_NODATA, SCORES
+from rsmamba_cli.inference.emit import SCORES
 from rsmamba_cli.inference.inputs import Inputs, open_inputs
 from rsmamba_cli.inference.options import PredictOptions
 from rsmamba_cli.inference.plan import (
-    CACHE_SHARE,
-    NARROWEST_STRIP,
     RESERVE_BYTES,
     Plan,
-    auto_batch_size,
     batch_bytes,
     check_threshold,
     column_bytes,
-    plan_axes,
-    plan_strips,
+)
+from rsmamba_cli.inference.planning import (
+    make_plan,
+    pixel_bytes,
+    plan_reading,
+    widest_reading,
 )
 from rsmamba_cli.inference.predictor import Predictor
 from rsmamba_cli.inference.sampler import resolve_sampler, set_sampler
-from rsmamba_cli.inference.source import ROWS_AT_LEAST, Source, rows_at_once
-from rsmamba_cli.raster.blend import shared
+from rsmamba_cli.inference.source import Source
 from rsmamba_cli.raster.blocks import Layer, canonical_json
 from rsmamba_cli.raster.grid import Grid
-from rsmamba_cli.raster.opening import local_identity
 from rsmamba_cli.raster.resample import Axis, Resampled
 from rsmamba_cli.raster.selection import Selection
 from rsmamba_cli.raster.store import block_id
 from rsmamba_models import CheckpointMeta
 
-PLAN_FORMAT = 1
-_CACHE_LEAST = 16 << 20
 _PACKED = {"mask": 0.05, SCORES: 0.9}
 _QUANTITY_PACKED = 0.5
 """Bytes that a byte takes deflated: of layers by name, and of any other (probabilities)."""
@@ -148,8 +142,8 @@ class Prepared:
         """Bytes that a worker will take beside the model and what it needs inside."""
         plan, bands = self.plan, sum(self.source.bands)
         fixed = batch_bytes(plan.rows, plan.cols, plan.channels(), bands, plan.batch_size)
-        column = column_bytes(plan.rows, plan.channels(), bands, _depth(plan.layout.layers))
-        return _widest(plan) * column + fixed + RESERVE_BYTES + self.cache_bytes
+        column = column_bytes(plan.rows, plan.channels(), bands, pixel_bytes(plan.layout.layers))
+        return widest_reading(plan) * column + fixed + RESERVE_BYTES + self.cache_bytes
 
     def memory_complaint(self, predictor: Predictor | None = None) -> str:
         """Why the memory bound cannot be kept, and what would help; "" if it can.
@@ -272,47 +266,12 @@ def prepare_model(
             readers = [None if r is None else Resampled(r, working) for r in inputs.readers]
             nearby = None if selection is None else _Nearby(selection, grid, working)
             source = Source(readers, meta.inputs, nearby)
-        plan = _plan(inputs, working, meta, options, device, precision, sampler, strips)
-        source.rows_at_once, cache = _reading(inputs, plan, source, options)
+        plan = make_plan(inputs, working, meta, options, device, precision, sampler, strips)
+        source.rows_at_once, cache = plan_reading(inputs, plan, source, options)
         return Prepared(
             options, meta, checkpoint, inputs, grid, source, map_source, device, precision,
             sampler, plan, cache, stack.pop_all(),
         )  # fmt: skip
-
-
-def _reading(
-    inputs: Inputs, plan: Plan, source: Source, options: PredictOptions
-) -> tuple[int, int]:
-    """Rows that are read at a time, and the cache with which no block is decoded twice for that."""
-    height, width = inputs.grid.shape
-    widest = _widest(plan)
-    cols = math.ceil(widest * width / plan.cols.length)
-
-    def needed(rows: int) -> int:
-        rows = math.ceil(min(rows, plan.rows.tile) * height / plan.rows.length)
-        return sum(scene.cache_bytes(rows, cols) for scene in inputs.given)
-
-    share = options.memory_bytes() // options.workers
-    rows = rows_at_once(sum(source.bands), widest)
-    while needed(rows) > share // CACHE_SHARE and rows > ROWS_AT_LEAST:
-        rows = max(ROWS_AT_LEAST, rows // 2)
-    most = 2 * share // CACHE_SHARE
-    if needed(rows) > most:
-        # Blocks are decoded again for each reading: the fewer, the better.
-        return plan.rows.tile, most
-    return rows, max(_CACHE_LEAST, needed(rows))
-
-
-def _widest(plan: Plan) -> int:
-    """Columns that are read for the widest strip."""
-    cuts = plan.cols.cuts
-    widest = max(cuts[b] - cuts[a] for a, b in pairwise(plan.strips))
-    return min(widest + 2 * shared(plan.cols), plan.cols.length)
-
-
-def _depth(layers: Mapping[str, Layer]) -> int:
-    """Bytes of a pixel in all layers."""
-    return sum(layer.count * np.dtype(layer.dtype).itemsize for layer in layers.values())
 
 
 def _mebibytes(number: int) -> str:
@@ -381,108 +340,6 @@ class _Nearby:
     def read(self, row: int, col: int, height: int, width: int) -> npt.NDArray[np.bool_]:
         """True for all pixels of a window that touches."""
         return np.full((height, width), self.touches(row, col, height, width))
-
-
-def _plan(
-    inputs: Inputs,
-    working: Grid | None,
-    meta: CheckpointMeta,
-    options: PredictOptions,
-    device: torch.device,
-    precision: str,
-    sampler: dict[str, Any] | None,
-    strips: Sequence[int] | None,
-) -> Plan:
-    tile = meta.tile if options.tile is None else options.tile
-    overlap = meta.overlap if options.overlap is None else options.overlap
-    trim = meta.trim if options.trim is None else options.trim
-    shape = (working or inputs.grid).shape
-    rows, cols = plan_axes(shape, tile, overlap, trim, options.blend, meta.size_multiple)
-    batch = (
-        auto_batch_size((rows.tile, cols.tile), device.type)
-        if options.batch_size == "auto"
-        else options.batch_size
-    )
-    classes = len(meta.classes)
-    threshold = None
-    if classes == 2:
-        threshold = meta.threshold if options.threshold is None else options.threshold
-    channels = 1 if classes == 2 else classes
-    bands = sum(len(spec.bands) for spec in meta.inputs)
-    values = tuple(c.value for c in meta.classes)
-    wide = max(values) >= 255
-    nodata = 65535 if wide else 255
-    layers = {"mask": Layer(1, "uint16" if wide else "uint8", nodata)}
-    if options.probabilities is not None:
-        layers["probabilities"] = Layer(channels, "uint8", QUANTITY_NODATA)
-    if options.uncertainty is not None:
-        layers["uncertainty"] = Layer(1, "uint8", QUANTITY_NODATA)
-    stored = None if working is None else {SCORES: Layer(channels, "uint16", SCORE_NODATA)}
-    if strips is None or strips[-1] != len(cols.starts):
-        share = options.memory_bytes() // options.workers
-        depth = _depth(stored or layers)
-        width = inputs.grid.width
-        cached = sum(scene.cache_bytes(ROWS_AT_LEAST, width) for scene in inputs.given) // width
-        strips = plan_strips(rows, cols, channels, bands, depth, batch, share, cached)
-        if options.update:  # narrow ones: what is left alone is left alone by blocks
-            count = len(cols.starts)
-            strips = (*range(0, count, NARROWEST_STRIP), count)
-    resolved = resolved_options(
-        options, rows.tile, cols.tile, rows.stride, cols.stride, trim, batch,
-        threshold, device, precision,
-    )  # fmt: skip
-    if meta.task == "change":
-        resolved["grid"] = options.grid
-    if working is not None:
-        resolved["resampled"] = list(shape)
-    if sampler is not None:
-        resolved["sampler"] = sampler
-    names = [spec.name for spec in meta.inputs]
-    if missing := [n for n, s in zip(names, inputs.scenes, strict=True) if s is None]:
-        resolved["missing"] = missing
-    description: dict[str, Any] = {
-        "format": PLAN_FORMAT,
-        "version": rsmamba_cli.__version__,
-        "task": meta.task,
-        "inputs": [scene.identity() for scene in inputs.given],
-        "checkpoint": {"sha256": meta.sha256, "architecture": meta.architecture},
-        "options": resolved,
-        "aoi": None if options.aoi is None else local_identity(options.aoi),
-        "output": {name: [layer.count, layer.dtype] for name, layer in layers.items()},
-        "_strips": list(strips),
-        "_paths": [scene.path for scene in inputs.given],
-    }
-    return Plan(
-        rows, cols, tuple(strips), batch, layers, values, nodata, threshold, description, stored
-    )  # fmt: skip
-
-
-def resolved_options(
-    options: PredictOptions,
-    tile_rows: int,
-    tile_cols: int,
-    stride_rows: int,
-    stride_cols: int,
-    trim: int,
-    batch: int,
-    threshold: float | None,
-    device: torch.device,
-    precision: str,
-) -> dict[str, Any]:
-    """The options that the answer depends on, every default filled in, as JSON values."""
-    return {
-        "tile": [tile_rows, tile_cols],
-        "stride": [stride_rows, stride_cols],
-        "trim": trim,
-        "blend": options.blend,
-        "tta": options.tta,
-        "threshold": threshold,
-        "batch_size": batch,
-        "device": device.type,
-        "precision": precision,
-        "bbox": None if options.bbox is None else list(options.bbox),
-        "bbox_crs": options.bbox_crs,
-    }
 
 
 def tags(prepared: Prepared) -> dict[str, str]:
