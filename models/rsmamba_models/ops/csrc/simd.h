@@ -17,6 +17,7 @@
 #endif
 
 #define RS_INLINE inline __attribute__((always_inline))
+#define RS_LAMBDA __attribute__((always_inline))
 
 // Makes a vector a value of unknown origin, so that the compiler neither loads it from memory twice
 // nor fuses the product that it is with a sum.
@@ -286,10 +287,24 @@ struct Pack {
   V of[N];
 };
 
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// f(Number<0>()), ..., f(Number<N - 1>()): a loop without a counter, whose arrays are registers.
+template <int N, typename F>
+RS_INLINE void repeat(F f) {
+  if constexpr (N > 0) {
+    repeat<N - 1>(f);
+    f(Number<N - 1>());
+  }
+}
+
 template <int N, typename F>
 RS_INLINE Pack<N> abreast(F f) {
   Pack<N> r;
-  for (int i = 0; i < N; ++i) r.of[i] = f(i);
+  repeat<N>([&](auto i) RS_LAMBDA { r.of[i.value] = f(i.value); });
   return r;
 }
 
@@ -409,13 +424,18 @@ RS_INLINE V less_ln2(V x, V n) {
   return fnma(n, set1(kLn2Low), fnma(n, set1(kLn2High), x));
 }
 
-// softplus(x) = max(x, 0) + log1p(y) with y = e^-|x|. log1p(y) = 2 atanh(y / (2 + y)) keeps the
-// relative accuracy where the result is tiny. From 20 on the second term is below half a unit in
-// the last place: the result is x itself.
-RS_INLINE V softplus(V x) {
+// softplus(x) = max(x, 0) + log1p(y) with y = e^-|x|, in two parts, because each of them is a long
+// chain: log1p(y) = 2 atanh(y / (2 + y)) keeps the relative accuracy where the result is tiny. From
+// x = 20 on it is below half a unit in the last place: the result is x itself.
+RS_INLINE V exp_minus_abs(V x) {
   const V m = at_least(kLowest, sub(set1(0.0f), abs(x)));
   const V n = rounded(mul(m, set1(kLog2e)));
-  const V y = exp2_of(n, mul(less_ln2(m, whole(n)), set1(kLog2e)));
+  // What log2(e) is beyond its first 24 bits: m may be large.
+  constexpr float kLog2eLow = 1.92596299e-8f;
+  const V r = fma(m, set1(kLog2e), sub(set1(0.0f), whole(n)));
+  return exp2_of(n, fma(m, set1(kLog2eLow), r));
+}
+RS_INLINE V softplus(V x, V y) {
   const V s = div(y, add(y, set1(2.0f)));
   const V s2 = mul(s, s);
   V q = set1(0.1400599479675293f);
@@ -425,6 +445,7 @@ RS_INLINE V softplus(V x) {
   q = fma(q, s2, set1(1.0f));
   return fma(add(s, s), q, at_least(0.0f, x));
 }
+RS_INLINE V softplus(V x) { return softplus(x, exp_minus_abs(x)); }
 
 // 1 - e^-x for x >= 0, to the relative accuracy of its result: the slope of softplus where softplus
 // is x.
