@@ -64,9 +64,17 @@ struct Chunk {
   const float *b[kSpan], *c[kSpan];
 };
 
+// What the next pair will need. It is asked for in several places: where many wait for memory at
+// once, all wait.
+struct Ahead {
+  const int32_t* at;  // positions
+  int64_t channel;
+  const float* checkpoint;
+};
+
 inline int64_t pairs_together(const ScanProblem& s, int64_t channels) {
   const int64_t all = (channels + kPair * W - 1) / (kPair * W);
-  const int64_t room = 256 / (s.states * W);
+  const int64_t room = 768 / (s.states * W);
   const int64_t most = room < 1 ? 1 : room > kMostPairs ? kMostPairs : room;
   return all < most ? all : most;
 }
@@ -77,52 +85,59 @@ inline int64_t backward_scratch(const ScanProblem& s) {
   return pairs_together(s, s.channels) * each * (chunks + 4 + 2) + kSpan * 2 * s.states;
 }
 
-template <int NS>
+// NS states through one chunk, without their outputs. `beside` is called with each step: it asks
+// for memory while the multiplications leave time for it.
+template <int NS, typename F>
 RS_INLINE void advance_quietly(const float* a, float* state, const float* dt, const float* dtu,
-                               const float* const* b, int64_t n0, int count) {
-  V h[NS];
-  for (int n = 0; n < NS; ++n) h[n] = load(state + n * W);
+                               const float* const* b, int64_t n0, int count, F beside) {
+  Pack<NS> h = abreast<NS>([&](int n) RS_LAMBDA { return load(state + n * W); });
   for (int t = 0; t < count; ++t) {
     const V dtt = load(dt + t * W);
     const V dtut = load(dtu + t * W);
+    const float* bt = b[t] + n0;
     constexpr int kSide = NS < kAbreast ? NS : kAbreast;
-    for (int m = 0; m < NS; m += kSide) {
+    repeat<NS / kSide>([&](auto group) RS_LAMBDA {
+      constexpr int m = group.value * kSide;
       const Pack<kSide> decay = decays<kSide>(dtt, a + m * W);
-      for (int n = m; n < m + kSide; ++n) {
-        h[n] = fma(h[n], decay.of[n - m], mul(dtut, set1(b[t][n0 + n])));
-      }
-    }
+      repeat<kSide>([&](auto side) RS_LAMBDA {
+        constexpr int n = m + side.value;
+        h.of[n] = fma(h.of[n], decay.of[side.value], mul(dtut, set1(bt[n])));
+      });
+    });
+    beside(t);
   }
-  for (int n = 0; n < NS; ++n) store(state + n * W, h[n]);
+  repeat<NS>([&](auto n) RS_LAMBDA { store(state + n.value * W, h.of[n.value]); });
 }
 
 // One reverse step of NS states of VV vectors, whose arrays are `stride` floats apart: sums gets
 // the NS rows of dB, then those of dC, not yet summed over the lanes.
 template <int VV, int NS>
 RS_INLINE void reverse_step(ReverseSteps& r, const float* a, int64_t stride, const float* b,
-                            const float* c, int t, V g[VV][NS], V ga[VV][NS], V* sums) {
+                            const float* c, int t, Pack<VV * NS>& g, Pack<VV * NS>& ga, V* sums) {
   constexpr int kStep = VV * NS * W;
-  for (int v = 0; v < VV; ++v) {
+  repeat<VV>([&](auto vector) RS_LAMBDA {
+    constexpr int v = vector.value;
     const V dt = load(r.dt[v] + t * W);
     const V dtu = load(r.dtu[v] + t * W);
     const V gy = load(r.grad[v] + t * W);
     V b_dot = load(r.grad_b_dot[v] + t * W);
     V a_dot = load(r.grad_a_dot[v] + t * W);
-    for (int n = 0; n < NS; ++n) {
-      const float* history = r.history + t * kStep + (v * NS + n) * W;
-      const V total = fma(gy, set1(c[n]), g[v][n]);
+    repeat<NS>([&](auto state) RS_LAMBDA {
+      constexpr int n = state.value, i = v * NS + n;
+      const float* history = r.history + t * kStep + i * W;
+      const V total = fma(gy, set1(c[n]), g.of[i]);
       const V h = load(history + kStep);
       sums[n] = v == 0 ? mul(total, dtu) : fma(total, dtu, sums[n]);
       sums[NS + n] = v == 0 ? mul(gy, h) : fma(gy, h, sums[NS + n]);
       b_dot = fma(total, set1(b[n]), b_dot);
-      g[v][n] = mul(total, load(r.decay + t * kStep + (v * NS + n) * W));
-      const V w = mul(g[v][n], load(history));
-      ga[v][n] = fma(w, dt, ga[v][n]);
+      g.of[i] = mul(total, load(r.decay + t * kStep + i * W));
+      const V w = mul(g.of[i], load(history));
+      ga.of[i] = fma(w, dt, ga.of[i]);
       a_dot = fma(w, load(a + v * stride + n * W), a_dot);
-    }
+    });
     store(r.grad_b_dot[v] + t * W, b_dot);
     store(r.grad_a_dot[v] + t * W, a_dot);
-  }
+  });
 }
 
 // Adds the sums of one or more steps to the rows [step][dB, dC][state], or begins them.
@@ -137,45 +152,42 @@ RS_INLINE void add_sums(const float* sums, int steps, float* rows, int64_t state
   }
 }
 
-// One chunk backwards for the states n0 .. n0 + NS - 1 of a pair.
-template <int VV, int NS>
+// One chunk backwards for the states n0 .. n0 + NS - 1 of a pair. `beside` is called with each step
+// and vector.
+template <int VV, int NS, typename F>
 RS_INLINE void reverse_part(ReverseSteps& r, const Pair& p, int64_t states,
                             const float* checkpoint, const Chunk& chunk, int64_t n0, float* rows,
-                            bool begin) {
+                            bool begin, F beside) {
   constexpr int kStep = VV * NS * W;
   const int64_t stride = states * W;
   const float* a = p.a + n0 * W;
+  const auto place = [&](int i) RS_LAMBDA { return i / NS * stride + (n0 + i % NS) * W; };
+  const auto load_all = [&](const float* from) RS_LAMBDA {
+    return abreast<VV * NS>([&](int i) RS_LAMBDA { return load(from + place(i)); });
+  };
   {
-    V h[VV][NS];
-    for (int v = 0; v < VV; ++v) {
-      for (int n = 0; n < NS; ++n) h[v][n] = load(checkpoint + v * stride + (n0 + n) * W);
-    }
+    Pack<VV * NS> h = load_all(checkpoint);
     for (int t = 0; t < chunk.count; ++t) {
-      for (int v = 0; v < VV; ++v) {
+      repeat<VV>([&](auto vector) RS_LAMBDA {
+        constexpr int v = vector.value;
         const V dt = load(r.dt[v] + t * W);
         const V dtu = load(r.dtu[v] + t * W);
-        for (int n = 0; n < NS; ++n) {
-          const V decay = exp2(mul(dt, load(a + v * stride + n * W)));
-          store(r.history + t * kStep + (v * NS + n) * W, h[v][n]);
-          store(r.decay + t * kStep + (v * NS + n) * W, decay);
-          h[v][n] = fma(h[v][n], decay, mul(dtu, set1(chunk.b[t][n0 + n])));
-        }
-      }
+        const Pack<NS> decay = decays<NS>(dt, a + v * stride);
+        repeat<NS>([&](auto state) RS_LAMBDA {
+          constexpr int n = state.value, i = v * NS + n;
+          store(r.history + t * kStep + i * W, h.of[i]);
+          store(r.decay + t * kStep + i * W, decay.of[n]);
+          h.of[i] = fma(h.of[i], decay.of[n], mul(dtu, set1(chunk.b[t][n0 + n])));
+        });
+        beside(t, v);
+      });
     }
-    for (int v = 0; v < VV; ++v) {
-      for (int n = 0; n < NS; ++n) {
-        store(r.history + chunk.count * kStep + (v * NS + n) * W, h[v][n]);
-      }
-    }
+    repeat<VV * NS>([&](auto i) RS_LAMBDA {
+      store(r.history + chunk.count * kStep + i.value * W, h.of[i.value]);
+    });
   }
-  V g[VV][NS];
-  V ga[VV][NS];
-  for (int v = 0; v < VV; ++v) {
-    for (int n = 0; n < NS; ++n) {
-      g[v][n] = load(p.grad_state + v * stride + (n0 + n) * W);
-      ga[v][n] = load(p.grad_a + v * stride + (n0 + n) * W);
-    }
-  }
+  Pack<VV * NS> g = load_all(p.grad_state);
+  Pack<VV * NS> ga = load_all(p.grad_a);
   constexpr int kSteps = 8 / (2 * NS);  // whose sums over the lanes go together
   float sums[8];
   float* row = rows + n0;
@@ -189,26 +201,25 @@ RS_INLINE void reverse_part(ReverseSteps& r, const Pair& p, int64_t states,
   }
   for (; t > 0; t -= kSteps) {
     V some[8];
-    for (int i = 1; i <= kSteps; ++i) {
+    repeat<kSteps>([&](auto step) RS_LAMBDA {
+      constexpr int i = step.value + 1;
       reverse_step<VV, NS>(r, a, stride, chunk.b[t - i] + n0, chunk.c[t - i] + n0, t - i, g, ga,
                            some + (kSteps - i) * 2 * NS);
-    }
+    });
     reduce8(some, sums);
     add_sums<NS>(sums, kSteps, row + (t - kSteps) * 2 * states, states, begin);
   }
-  for (int v = 0; v < VV; ++v) {
-    for (int n = 0; n < NS; ++n) {
-      store(p.grad_state + v * stride + (n0 + n) * W, g[v][n]);
-      store(p.grad_a + v * stride + (n0 + n) * W, ga[v][n]);
-    }
-  }
+  repeat<VV * NS>([&](auto i) RS_LAMBDA {
+    store(p.grad_state + place(i.value), g.of[i.value]);
+    store(p.grad_a + place(i.value), ga.of[i.value]);
+  });
 }
 
 // The states of a pair through one chunk. The steps after softplus are left where their gradients
 // will be written, for the way back.
 template <int VV>
 RS_INLINE void forward_chunk(const ScanProblem& s, const Maps& m, const Chunk& chunk,
-                             const Pair& p, ReverseSteps& r) {
+                             const Ahead& ahead, const Pair& p, ReverseSteps& r) {
   for (int v = 0; v < VV; ++v) {
     const int64_t d = p.channel + v * W;
     const int lanes = p.lanes[v];
@@ -218,8 +229,6 @@ RS_INLINE void forward_chunk(const ScanProblem& s, const Maps& m, const Chunk& c
       const int64_t at = chunk.now[t];
       const V x = add(load_some(m.delta + at * s.delta_length + d, lanes), bias);
       const V u = load_some(m.u + at * s.u_length + d, lanes);
-      __builtin_prefetch(m.delta + chunk.next[t] * s.delta_length + d);
-      __builtin_prefetch(m.u + chunk.next[t] * s.u_length + d);
       const V dt = s.softplus ? softplus(x) : x;
       store(r.dt[v] + t * W, dt);
       store(r.dtu[v] + t * W, mul(dt, u));
@@ -227,17 +236,26 @@ RS_INLINE void forward_chunk(const ScanProblem& s, const Maps& m, const Chunk& c
     }
     const float* a = p.a + v * s.states * W;
     float* state = p.state + v * s.states * W;
+    const auto ask = [&](int t) RS_LAMBDA {
+      const int64_t at = ahead.at[t], channel = ahead.channel + v * W;
+      __builtin_prefetch(m.delta + at * s.delta_length + channel);
+      __builtin_prefetch(m.u + at * s.u_length + channel);
+    };
+    const auto nothing = [](int) {};
     int64_t n = 0;
-    for (; n + kGroup <= s.states; n += kGroup) {
-      advance_quietly<kGroup>(a + n * W, state + n * W, r.dt[v], r.dtu[v], chunk.b, n,
-                              chunk.count);
-    }
-    for (; n + 4 <= s.states; n += 4) {
-      advance_quietly<4>(a + n * W, state + n * W, r.dt[v], r.dtu[v], chunk.b, n, chunk.count);
-    }
-    for (; n < s.states; ++n) {
-      advance_quietly<1>(a + n * W, state + n * W, r.dt[v], r.dtu[v], chunk.b, n, chunk.count);
-    }
+    const auto group = [&](auto size) RS_LAMBDA {
+      constexpr int kSize = decltype(size)::value;
+      if (n == 0) {
+        advance_quietly<kSize>(a, state, r.dt[v], r.dtu[v], chunk.b, 0, chunk.count, ask);
+      } else {
+        advance_quietly<kSize>(a + n * W, state + n * W, r.dt[v], r.dtu[v], chunk.b, n,
+                               chunk.count, nothing);
+      }
+      n += kSize;
+    };
+    while (n + kGroup <= s.states) group(Number<kGroup>());
+    while (n + 4 <= s.states) group(Number<4>());
+    while (n < s.states) group(Number<1>());
   }
 }
 
@@ -245,18 +263,16 @@ RS_INLINE void forward_chunk(const ScanProblem& s, const Maps& m, const Chunk& c
 // dC.
 template <int VV>
 RS_INLINE void reverse_chunk(const ScanProblem& s, const Maps& m, const Chunk& chunk,
-                             const float* checkpoint, Pair& p, ReverseSteps& r, float* rows,
-                             bool begin) {
+                             const Ahead& ahead, const float* checkpoint, Pair& p,
+                             ReverseSteps& r, float* rows, bool begin) {
   constexpr float kLn2 = 0.693147181f;
   for (int v = 0; v < VV; ++v) {
     const int64_t d = p.channel + v * W;
     for (int t = 0; t < chunk.count; ++t) {
       const int64_t at = chunk.now[t];
-      const int64_t next = chunk.next[t];
       const V dt = load_some(m.grad_delta + at * s.channels + d, p.lanes[v]);
       const V u = load_some(m.u + at * s.u_length + d, p.lanes[v]);
-      __builtin_prefetch(m.u + next * s.u_length + d);
-      __builtin_prefetch(m.grad + next * s.grad_length + d);
+      __builtin_prefetch(m.u + ahead.at[t] * s.u_length + ahead.channel + v * W);
       store(r.dt[v] + t * W, dt);
       store(r.dtu[v] + t * W, mul(dt, u));
       store(r.grad[v] + t * W, load_some(m.grad + at * s.grad_length + d, p.lanes[v]));
@@ -265,13 +281,26 @@ RS_INLINE void reverse_chunk(const ScanProblem& s, const Maps& m, const Chunk& c
     }
   }
 
+  const auto ask = [&](int t, int v) RS_LAMBDA {
+    const int64_t at = ahead.at[t], channel = ahead.channel + v * W;
+    __builtin_prefetch(m.grad + at * s.grad_length + channel);
+    for (int64_t i = t * VV + v; i < VV * s.states; i += VV * kSpan) {
+      __builtin_prefetch(ahead.checkpoint + i * W);
+    }
+  };
+  const auto nothing = [](int, int) {};
   int64_t n = 0;
-  for (; n + kPart <= s.states; n += kPart) {
-    reverse_part<VV, kPart>(r, p, s.states, checkpoint, chunk, n, rows, begin);
-  }
-  for (; n < s.states; ++n) {
-    reverse_part<VV, 1>(r, p, s.states, checkpoint, chunk, n, rows, begin);
-  }
+  const auto part = [&](auto size) RS_LAMBDA {
+    constexpr int kSize = decltype(size)::value;
+    if (n + kSize == s.states) {
+      reverse_part<VV, kSize>(r, p, s.states, checkpoint, chunk, n, rows, begin, ask);
+    } else {
+      reverse_part<VV, kSize>(r, p, s.states, checkpoint, chunk, n, rows, begin, nothing);
+    }
+    n += kSize;
+  };
+  while (n + kPart <= s.states) part(Number<kPart>());
+  while (n < s.states) part(Number<1>());
 
   const bool skips = m.direction == 0 && s.skip;
   for (int v = 0; v < VV; ++v) {
@@ -285,9 +314,8 @@ RS_INLINE void reverse_chunk(const ScanProblem& s, const Maps& m, const Chunk& c
     V skip_sum = load(p.skip_sum + v * W);
     for (int t = 0; t < chunk.count; ++t) {
       const int64_t at = chunk.now[t];
-      const int64_t next = chunk.next[t];
-      __builtin_prefetch(m.grad_u + next * s.channels + d, 1);
-      __builtin_prefetch(m.grad_delta + next * s.channels + d, 1);
+      __builtin_prefetch(m.grad_u + ahead.at[t] * s.channels + ahead.channel + v * W, 1);
+      __builtin_prefetch(m.grad_delta + ahead.at[t] * s.channels + ahead.channel + v * W, 1);
       const V u = load_some(m.u + at * s.u_length + d, lanes);
       const V dt = load(r.dt[v] + t * W);
       const V gy = load(r.grad[v] + t * W);
@@ -403,17 +431,24 @@ inline void backward_pairs(const ScanProblem& s, const BackwardTask& task, const
   }
   float* checkpoints = scratch;  // [chunk][pair][vector][state][lane]
   Chunk chunk;
+  const auto after = [&](int64_t j, int64_t this_chunk, int64_t next_chunk) {
+    const bool last = j + 1 == count;
+    const int64_t other = last ? 0 : j + 1;
+    return Ahead{last ? chunk.next : chunk.now, pairs[other].channel,
+                 checkpoints + ((last ? next_chunk : this_chunk) * count + other) * each};
+  };
 
   for (int64_t i = 0; i < chunks; ++i) {
     begin_chunk(s, m, i, i + 1, chunk);
     for (int64_t j = 0; j < count; ++j) {
       const Pair& p = pairs[j];
+      const Ahead ahead = after(j, i, i);
       memcpy(checkpoints + (i * count + j) * each, p.state,
              static_cast<size_t>(each) * sizeof(float));
       if (p.vectors == kPair) {
-        forward_chunk<kPair>(s, m, chunk, p, r);
+        forward_chunk<kPair>(s, m, chunk, ahead, p, r);
       } else {
-        forward_chunk<1>(s, m, chunk, p, r);
+        forward_chunk<1>(s, m, chunk, ahead, p, r);
       }
     }
   }
@@ -422,10 +457,11 @@ inline void backward_pairs(const ScanProblem& s, const BackwardTask& task, const
     for (int64_t j = 0; j < count; ++j) {
       Pair& p = pairs[j];
       const float* checkpoint = checkpoints + (i * count + j) * each;
+      const Ahead ahead = after(j, i, i > 0 ? i - 1 : 0);
       if (p.vectors == kPair) {
-        reverse_chunk<kPair>(s, m, chunk, checkpoint, p, r, rows, j == 0);
+        reverse_chunk<kPair>(s, m, chunk, ahead, checkpoint, p, r, rows, j == 0);
       } else {
-        reverse_chunk<1>(s, m, chunk, checkpoint, p, r, rows, j == 0);
+        reverse_chunk<1>(s, m, chunk, ahead, checkpoint, p, r, rows, j == 0);
       }
       if (i % kChunksPerFlush == 0) flush_sums(p, each);
     }

@@ -15,7 +15,8 @@ namespace RSMAMBA_NS {
 using rsmamba::ForwardTask;
 
 constexpr int kChunk = 16;
-constexpr int kGroup = 8;  // states that advance together: more would not fit in 16 registers
+constexpr int kAhead = 5;  // items between one that is prepared and one whose rows are asked for
+constexpr int kRing = kAhead + 3;
 
 RS_INLINE V load_some(const float* p, int n) { return n == W ? load(p) : load_first(p, n); }
 RS_INLINE void store_some(float* p, V v, int n) {
@@ -85,7 +86,7 @@ struct Item {
   int count = 0;  // of steps; none where there is no such item
   int lanes;
   int64_t vector, channel;
-  const Rows *rows, *later;  // of this chunk, and of the next one
+  const Rows* rows;
   Steps* steps;
 };
 
@@ -174,108 +175,135 @@ inline void begin_direction(const ScanProblem& s, const ForwardTask& task, int64
   memset(p.state, 0, static_cast<size_t>(vectors * s.states * W) * sizeof(float));
 }
 
-inline void forward_direction(const ScanProblem& s, const ForwardTask& task, int64_t k,
-                              int64_t vectors, const Vectors& p) {
-  const float* u_map = s.u + task.batch * s.u_batch;
-  const float* delta_map = s.delta + task.batch * s.delta_batch + k * s.delta_direction;
-  const float* b_map = s.b + task.batch * s.b_batch + k * s.b_direction;
-  const float* c_map = s.c + task.batch * s.c_batch + k * s.c_direction;
-  float* y_map = task.y + task.batch * s.length * s.channels;
-  const int32_t* order = s.order + k * s.length;
-  const int64_t length = s.length, rank = s.rank, states = s.states;
-  const bool softplus_steps = s.softplus, skips = k == 0 && s.skip;
-  const bool accumulate = k > task.direction;
+// One direction of one task, item by item. While the states of an item advance, the outputs of the
+// item before go to the map and the steps of the next one are made ready.
+class ForwardDirection {
+ public:
+  ForwardDirection(const ScanProblem& s, const ForwardTask& task, int64_t k, int64_t vectors,
+                   const Vectors& p)
+      : s_(s), p_(p), vectors_(vectors), channel_(task.channel), channel_end_(task.channel_end),
+        u_(s.u + task.batch * s.u_batch),
+        delta_(s.delta + task.batch * s.delta_batch + k * s.delta_direction),
+        b_(s.b + task.batch * s.b_batch + k * s.b_direction),
+        c_(s.c + task.batch * s.c_batch + k * s.c_direction),
+        y_(task.y + task.batch * s.length * s.channels),
+        order_(s.order + k * s.length), rank_(s.rank), softplus_(s.softplus),
+        skips_(k == 0 && s.skip), accumulate_(k > task.direction) {}
 
-  Rows rows[4];  // of the chunk before, this one and the two that follow
-  alignas(64) Steps steps[3];  // of the item before, this one and the next
+  RS_INLINE void run() {
+    const int64_t items = (s_.length + kChunk - 1) / kChunk * vectors_;
+    for (int64_t chunk = 0; chunk < kRing - 2; ++chunk) locate(chunk);
+    look_ahead(0);
+    Item before, now = item(0);
+    for (int t = 0; t < now.count; ++t) prepare(now, t);
+    for (int64_t i = 0; i < items; ++i) {
+      if (now.vector == 0) locate(i / vectors_ + kRing - 2);
+      look_ahead(i + 1 + kAhead);
+      Item next;
+      if (i + 1 < items) next = item(i + 1);
+      advance_all(p_.a + now.vector * s_.states * W, p_.state + now.vector * s_.states * W,
+                  *now.steps, *now.rows, s_.states, [&](int t) RS_LAMBDA {
+                    if (t < before.count) finish(before, t);
+                    if (t < next.count) prepare(next, t);
+                  });
+      for (int t = now.count; t < before.count; ++t) finish(before, t);
+      before = now;
+      now = next;
+    }
+    for (int t = 0; t < before.count; ++t) finish(before, t);
+  }
 
+ private:
   // Beyond the last step, rows are those of the first one, which may be asked for in vain.
-  const auto locate = [&](int64_t chunk) {
-    Rows& r = rows[chunk % 4];
-    const int64_t left = length - chunk * kChunk;
+  RS_INLINE void locate(int64_t chunk) {
+    Rows& r = rows_[chunk % kRing];
+    const int64_t left = s_.length - chunk * kChunk;
     r.count = static_cast<int>(left < 0 ? 0 : left < kChunk ? left : kChunk);
     for (int t = 0; t < kChunk; ++t) {
-      const int64_t at = order[t < r.count ? chunk * kChunk + t : 0];
-      r.u[t] = u_map + at * s.u_length;
-      r.delta[t] = delta_map + at * s.delta_length;
-      r.b[t] = b_map + at * s.b_length;
-      r.c[t] = c_map + at * s.c_length;
-      r.y[t] = y_map + at * s.channels;
+      const int64_t at = order_[t < r.count ? chunk * kChunk + t : 0];
+      r.u[t] = u_ + at * s_.u_length;
+      r.delta[t] = delta_ + at * s_.delta_length;
+      r.b[t] = b_ + at * s_.b_length;
+      r.c[t] = c_ + at * s_.c_length;
+      r.y[t] = y_ + at * s_.channels;
     }
-  };
-  const auto item = [&](int64_t i) {
-    const int64_t chunk = i / vectors;
-    Item next;
-    next.rows = rows + chunk % 4;
-    next.later = rows + (chunk + 1) % 4;
-    next.count = next.rows->count;
-    next.vector = i % vectors;
-    next.channel = task.channel + next.vector * W;
-    next.lanes = static_cast<int>(task.channel_end - next.channel < W
-                                      ? task.channel_end - next.channel : W);
-    next.steps = steps + i % 3;
-    if (rank > 0) {
-      project_all(next.rows->delta, p.weight + next.vector * rank * W, rank, next.count,
-                  next.steps->dt);
+  }
+
+  RS_INLINE void look_ahead(int64_t i) {
+    ahead_ = &rows_[i / vectors_ % kRing];
+    ahead_first_ = i % vectors_ == 0;
+    ahead_channel_ = channel_ + i % vectors_ * W;
+  }
+
+  RS_INLINE Item item(int64_t i) {
+    Item r;
+    r.rows = &rows_[i / vectors_ % kRing];
+    r.count = r.rows->count;
+    r.vector = i % vectors_;
+    r.channel = channel_ + r.vector * W;
+    r.lanes = static_cast<int>(channel_end_ - r.channel < W ? channel_end_ - r.channel : W);
+    r.steps = &steps_[i % 3];
+    if (rank_ > 0) {
+      project_all(r.rows->delta, p_.weight + r.vector * rank_ * W, rank_, r.count, r.steps->dt);
     }
-    return next;
-  };
-  const auto begin = [&](const Item& i, int t) RS_LAMBDA {
-    const int64_t d = i.channel;
-    V x = rank > 0 ? load(i.steps->dt + t * W) : load_some(i.rows->delta[t] + d, i.lanes);
-    x = add(x, load(p.bias + i.vector * W));
+    begin(r, 0);
+    return r;
+  }
+
+  // The first half of softplus.
+  RS_INLINE void begin(const Item& i, int t) {
+    V x = rank_ > 0 ? load(i.steps->dt + t * W) : load_some(i.rows->delta[t] + i.channel, i.lanes);
+    x = add(x, load(p_.bias + i.vector * W));
     store(i.steps->dt + t * W, x);
-    if (softplus_steps) store(i.steps->dtu + t * W, exp_minus_abs(x));
-  };
-  const auto prepare = [&](const Item& i, int t) RS_LAMBDA {
-    const int64_t d = i.channel;
+    if (softplus_) store(i.steps->dtu + t * W, exp_minus_abs(x));
+  }
+
+  // The second half, a step after the first.
+  RS_INLINE void prepare(const Item& i, int t) {
     if (t + 1 < i.count) begin(i, t + 1);
-    const V u = load_some(i.rows->u[t] + d, i.lanes);
-    __builtin_prefetch(i.later->u[t] + d);
-    __builtin_prefetch(i.later->y[t] + d);
-    if (rank == 0) __builtin_prefetch(i.later->delta[t] + d);
-    if (i.vector == 0) {
-      if (rank > 0) __builtin_prefetch(i.later->delta[t]);
-      __builtin_prefetch(i.later->b[t]);
-      __builtin_prefetch(i.later->c[t]);
-    }
+    ask(t);
+    const V u = load_some(i.rows->u[t] + i.channel, i.lanes);
     V dt = load(i.steps->dt + t * W);
-    if (softplus_steps) dt = softplus(dt, load(i.steps->dtu + t * W));
+    if (softplus_) dt = softplus(dt, load(i.steps->dtu + t * W));
     store(i.steps->dt + t * W, dt);
     store(i.steps->dtu + t * W, mul(dt, u));
-  };
-  const auto finish = [&](const Item& i, int t) RS_LAMBDA {
+  }
+
+  RS_INLINE void ask(int t) {
+    __builtin_prefetch(ahead_->u[t] + ahead_channel_);
+    __builtin_prefetch(ahead_->y[t] + ahead_channel_);
+    if (rank_ == 0) __builtin_prefetch(ahead_->delta[t] + ahead_channel_);
+    if (ahead_first_) {
+      if (rank_ > 0) __builtin_prefetch(ahead_->delta[t]);
+      __builtin_prefetch(ahead_->b[t]);
+      __builtin_prefetch(ahead_->c[t]);
+    }
+  }
+
+  RS_INLINE void finish(const Item& i, int t) {
     float* out = i.rows->y[t] + i.channel;
     V sum = load(i.steps->y + t * W);
-    if (skips) {
-      sum = fma(load_some(i.rows->u[t] + i.channel, i.lanes), load(p.skip + i.vector * W), sum);
+    if (skips_) {
+      sum = fma(load_some(i.rows->u[t] + i.channel, i.lanes), load(p_.skip + i.vector * W), sum);
     }
-    store_some(out, accumulate ? add(load_some(out, i.lanes), sum) : sum, i.lanes);
-  };
-
-  const int64_t items = (length + kChunk - 1) / kChunk * vectors;
-  for (int64_t chunk = 0; chunk < 2; ++chunk) locate(chunk);
-  Item before, now = item(0);
-  begin(now, 0);
-  for (int t = 0; t < now.count; ++t) prepare(now, t);
-  for (int64_t i = 0; i < items; ++i) {
-    if (now.vector == 0) locate(i / vectors + 2);
-    Item next;
-    if (i + 1 < items) {
-      next = item(i + 1);
-      begin(next, 0);
-    }
-    advance_all(p.a + now.vector * states * W, p.state + now.vector * states * W, *now.steps,
-                *now.rows, states, [&](int t) RS_LAMBDA {
-                  if (t < before.count) finish(before, t);
-                  if (t < next.count) prepare(next, t);
-                });
-    for (int t = now.count; t < before.count; ++t) finish(before, t);
-    before = now;
-    now = next;
+    store_some(out, accumulate_ ? add(load_some(out, i.lanes), sum) : sum, i.lanes);
   }
-  for (int t = 0; t < before.count; ++t) finish(before, t);
-}
+
+  const ScanProblem& s_;
+  const Vectors& p_;
+  const int64_t vectors_, channel_, channel_end_;
+  const float *const u_, *const delta_, *const b_, *const c_;
+  float* const y_;
+  const int32_t* const order_;
+  const int64_t rank_;
+  const bool softplus_, skips_, accumulate_;
+
+  Rows rows_[kRing];  // of the chunk before, this one and those that follow
+  const Rows* ahead_;
+  int64_t ahead_channel_;
+  bool ahead_first_;
+  alignas(64) Steps steps_[3];  // of the item before, this one and the next
+};
 
 inline void forward(const ScanProblem& s, const ForwardTask& task) {
   const int64_t vectors = (task.channel_end - task.channel + W - 1) / W;
@@ -287,7 +315,7 @@ inline void forward(const ScanProblem& s, const ForwardTask& task) {
   p.skip = p.bias + vectors * W;
   for (int64_t k = task.direction; k < task.direction_end; ++k) {
     begin_direction(s, task, k, vectors, p);
-    forward_direction(s, task, k, vectors, p);
+    ForwardDirection(s, task, k, vectors, p).run();
   }
 }
 

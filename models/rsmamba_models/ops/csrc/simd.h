@@ -63,6 +63,7 @@ RS_INLINE V round_nearest(V x) {
 RS_INLINE V scale(V p, V n) { return _mm512_scalef_ps(p, n); }
 constexpr bool kScaleSaturates = true;
 constexpr int kAbreast = 4;
+constexpr int kGroup = 8;
 
 // out[i] = sum over the lanes of v[i].
 RS_INLINE void reduce8(const V v[8], float out[8]) {
@@ -114,6 +115,7 @@ RS_INLINE V scale(V p, V n) {
 }
 constexpr bool kScaleSaturates = false;
 constexpr int kAbreast = 2;
+constexpr int kGroup = 4;
 
 RS_INLINE void reduce8(const V v[8], float out[8]) {
   const V a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
@@ -160,6 +162,7 @@ RS_INLINE V scale(V p, V n) {
 }
 constexpr bool kScaleSaturates = false;
 constexpr int kAbreast = 2;
+constexpr int kGroup = 4;
 
 RS_INLINE void reduce4(V a, V b, V c, V d, float out[4]) {
   _MM_TRANSPOSE4_PS(a, b, c, d);
@@ -206,6 +209,7 @@ RS_INLINE V scale(V p, V n) {
 }
 constexpr bool kScaleSaturates = false;
 constexpr int kAbreast = 2;
+constexpr int kGroup = 8;
 
 RS_INLINE void reduce8(const V v[8], float out[8]) {
   store(out, vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3])));
@@ -270,6 +274,7 @@ RS_INLINE V scale(V p, V n) {
 }
 constexpr bool kScaleSaturates = false;
 constexpr int kAbreast = 2;
+constexpr int kGroup = 4;
 
 RS_INLINE void reduce8(const V v[8], float out[8]) {
   for (int i = 0; i < 8; ++i) {
@@ -280,8 +285,8 @@ RS_INLINE void reduce8(const V v[8], float out[8]) {
 #endif
 
 // N vectors that go through a function abreast. The operations of one exponential wait for each
-// other longer than a processor looks ahead; those of its neighbours fill the gaps. Beside what the
-// kernels hold, registers have room for kAbreast.
+// other longer than a processor looks ahead; those of its neighbours fill the gaps. The kernels
+// hold kGroup states in registers, beside which there is room for kAbreast.
 template <int N>
 struct Pack {
   V of[N];
