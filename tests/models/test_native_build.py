@@ -19,6 +19,8 @@ pytest.importorskip("pip")
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "models/rsmamba_models/ops/csrc"
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+ARM_COMPILER = shutil.which("aarch64-linux-gnu-g++")
+ARM_EMULATOR = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on the path")
 
 Build = Callable[..., Path]
@@ -143,6 +145,21 @@ def build_driver(folder: Path, *flags: str) -> Path:
 def test_the_kernels_are_clean_under_sanitizers(tmp_path: Path, flags: tuple[str, ...]) -> None:
     program = build_driver(tmp_path, *flags)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("ok\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (ARM_COMPILER and ARM_EMULATOR), reason="no aarch64 compiler and emulator on the path"
+)
+@pytest.mark.parametrize("driver", ["native_driver.cpp", "neighborhood_driver.cpp"])
+def test_the_kernels_are_right_on_arm(tmp_path: Path, driver: str) -> None:
+    program = tmp_path / "driver"
+    sources = [*sorted(CSRC.glob("*.cpp")), Path(__file__).with_name(driver)]
+    command = [ARM_COMPILER, "-O2", "-std=c++17", "-static", "-pthread", f"-I{CSRC}", *sources]
+    subprocess.run([*command, "-o", program], check=True)
+    done = subprocess.run([ARM_EMULATOR, program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("ok\n")
 

@@ -84,10 +84,10 @@ struct Rows {
 // One chunk of one vector of channels.
 struct Item {
   int count = 0;  // of steps; none where there is no such item
-  int lanes;
-  int64_t vector, channel;
-  const Rows* rows;
-  Steps* steps;
+  int lanes = 0;
+  int64_t vector = 0, channel = 0;
+  const Rows* rows = nullptr;
+  Steps* steps = nullptr;
 };
 
 // exp2(dt A) of N states.
