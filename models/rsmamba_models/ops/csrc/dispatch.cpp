@@ -37,31 +37,40 @@ int useful_threads(const ScanProblem& s, int threads) {
   return most < 1.0 ? 1 : most < threads ? int(most) : std::max(threads, 1);
 }
 
-// How the channels of one image are cut, and whether its directions are separate tasks too.
+// How many directions of an image and block of channels one task takes, where there are too few
+// blocks for all threads: the first task adds up that many, every later direction has a task and a
+// copy of the result of its own. Not a bit depends on it: copies are added in the order in which one
+// task would have done.
+std::int64_t first_directions(const ScanProblem& s, std::int64_t blocks, int threads) {
+  return std::min(s.directions, ceil_div(s.batch * blocks * s.directions, threads));
+}
+
+// How the work is cut into tasks.
 struct Cut {
   std::int64_t blocks;
   std::int64_t channels;  // of each block but the last
-  bool split;
+  std::int64_t together;  // directions in the first task of a block
 };
 
 Cut cut_forward(const ScanProblem& s, const Kernels& kernel, int threads) {
   const std::int64_t vectors = ceil_div(s.channels, kernel.width);
   // Wide blocks read whole rows of the map and share the rows of B and C; bounded by the cache
-  // that the states need, and by four tasks a thread.
+  // that the states need, and by the threads' need for tasks.
   const std::int64_t bound = std::max<std::int64_t>(1, 128 / (s.states + 8));
-  Cut best = {vectors, kernel.width, false};
+  Cut best = {vectors, kernel.width, s.directions};
   double best_time = 0.0;
   for (std::int64_t wide = std::min(bound, vectors); wide >= 1; --wide) {
-    for (int split = 0; split <= (threads > 1 && s.directions > 1 ? 1 : 0); ++split) {
-      const std::int64_t blocks = ceil_div(vectors, wide);
-      const std::int64_t tasks = s.batch * blocks * (split ? s.directions : 1);
-      const double one =
-          (double(wide) + 2.0 / double(s.states + 8)) * (split ? 1.1 : double(s.directions));
+    const std::int64_t blocks = ceil_div(vectors, wide);
+    for (const std::int64_t together : {s.directions, first_directions(s, blocks, threads)}) {
+      const bool split = together < s.directions;
+      const double one = (double(wide) + 4.0 / double(s.states + 8)) * (split ? 1.1 : 1.0);
       // The last task is seldom done when the others are.
-      const double late = threads > 1 ? 0.1 : 0.0;
-      const double time = (double(ceil_div(tasks, threads)) + late) * one;
+      const double late = threads > 1 && !split ? 0.1 : 0.0;
+      const double time =
+          split ? one * double(together)
+                : one * double(s.directions) * (double(ceil_div(s.batch * blocks, threads)) + late);
       if (best_time == 0.0 || time < 0.99 * best_time) {
-        best = {blocks, wide * kernel.width, split != 0};
+        best = {blocks, wide * kernel.width, together};
         best_time = time;
       }
     }
@@ -85,7 +94,7 @@ void add_copies(float* y, const float* copies, std::int64_t count, std::int64_t 
 void run_forward(const ScanProblem& s, const Kernels& kernel, int threads) {
   threads = useful_threads(s, threads);
   const Cut cut = cut_forward(s, kernel, threads);
-  const std::int64_t parts = cut.split ? s.directions : 1;
+  const std::int64_t parts = s.directions - cut.together + 1;
   const std::int64_t tasks = s.batch * cut.blocks * parts;
   threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
   const std::int64_t map = s.batch * s.length * s.channels;
@@ -96,14 +105,14 @@ void run_forward(const ScanProblem& s, const Kernels& kernel, int threads) {
   expect_writes(s.y, map * 4);
 
   parallel(tasks, threads, [&](std::int64_t i, int worker) {
-    const std::int64_t part = i % parts;
-    const std::int64_t block = i / parts % cut.blocks;
+    const std::int64_t block = i % cut.blocks;
+    const std::int64_t part = i / cut.blocks / s.batch;  // the longest tasks first
     ForwardTask task;
-    task.batch = i / parts / cut.blocks;
+    task.batch = i / cut.blocks % s.batch;
     task.channel = block * cut.channels;
     task.channel_end = std::min(s.channels, task.channel + cut.channels);
-    task.direction = cut.split ? part : 0;
-    task.direction_end = cut.split ? part + 1 : s.directions;
+    task.direction = part == 0 ? 0 : cut.together + part - 1;
+    task.direction_end = cut.together + part;
     task.y = part == 0 ? s.y : separate.as<float>() + (part - 1) * map;
     task.scratch = workspace.as<float>() + worker * scratch;
     kernel.forward(s, task);
@@ -126,8 +135,8 @@ void run_backward(const ScanProblem& s, const Kernels& kernel, int threads) {
   const std::int64_t pairs = ceil_div(s.channels, kernel.pair);
   const std::int64_t per_block = ceil_div(pairs, ceil_div(s.channels, 96)) * kernel.pair;
   const std::int64_t blocks = ceil_div(s.channels, per_block);
-  const bool split = threads > 1 && s.directions > 1;
-  const std::int64_t parts = split ? s.directions : 1;
+  const std::int64_t together = first_directions(s, blocks, threads);
+  const std::int64_t parts = s.directions - together + 1;
   const std::int64_t tasks = s.batch * blocks * parts;
   threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
 
@@ -149,14 +158,14 @@ void run_backward(const ScanProblem& s, const Kernels& kernel, int threads) {
   expect_writes(s.grad_c, rows * 4);
 
   parallel(tasks, threads, [&](std::int64_t i, int worker) {
-    const std::int64_t part = i % parts;
-    const std::int64_t block = i / parts % blocks;
+    const std::int64_t block = i % blocks;
+    const std::int64_t part = i / blocks / s.batch;  // the longest tasks first
     BackwardTask task;
-    task.batch = i / parts / blocks;
+    task.batch = i / blocks % s.batch;
     task.channel = block * per_block;
     task.channel_end = std::min(s.channels, task.channel + per_block);
-    task.direction = split ? part : 0;
-    task.direction_end = split ? part + 1 : s.directions;
+    task.direction = part == 0 ? 0 : together + part - 1;
+    task.direction_end = together + part;
     task.grad_u = part == 0 ? s.grad_u : separate_u.as<float>() + (part - 1) * map;
     task.grad_b = block == 0 ? s.grad_b : separate_b.as<float>() + (block - 1) * rows;
     task.grad_c = block == 0 ? s.grad_c : separate_c.as<float>() + (block - 1) * rows;
