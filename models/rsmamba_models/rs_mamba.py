@@ -21,11 +21,15 @@ from rsmamba_models.layers import (
     ConvNormAct,
     Downsample,
     DropPath,
+    Linear,
     Mlp,
+    NarrowConv2d,
     PatchEmbed,
     SelectiveScan2d,
+    UpsampleFuse,
     by_rows,
     crop,
+    linear,
     linear_init_,
     pad_to_multiple,
 )
@@ -49,11 +53,10 @@ class OmniScan(SelectiveScan2d):
         # Made before the scan's parameters: a seed gives the weights that it always gave.
         in_proj = nn.Linear(channels, 2 * inner, bias=False)
         conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
-        out_proj = nn.Linear(inner, channels, bias=False)
+        out_proj = Linear(inner, channels, bias=False)
         super().__init__(inner, d_state, dt_rank, order="omni")
         self.in_proj = in_proj
         self.conv = conv
-        self.act = nn.SiLU()
         self.out_norm = nn.LayerNorm(inner, eps=eps)
         self.out_proj = out_proj
 
@@ -62,14 +65,15 @@ class OmniScan(SelectiveScan2d):
         weight_x, weight_z = self.in_proj.weight.chunk(2)
 
         def gated(y: Tensor, x: Tensor) -> Tensor:
-            out: Tensor = self.out_proj(self.out_norm(y) * F.silu(F.linear(x, weight_z)))
+            out: Tensor = self.out_proj(self.out_norm(y) * linear(x, weight_z, activation="silu"))
             return out
 
-        y = super().forward(self._convolved(F.linear(x, weight_x)))
+        y = super().forward(self._convolved(linear(x, weight_x)))
         return by_rows(gated, y, x, width=2 * y.shape[-1])
 
     def _convolved(self, x: Tensor) -> Tensor:
-        u: Tensor = self.act(self.conv(x.permute(0, 3, 1, 2)))
+        u = self.conv(x.permute(0, 3, 1, 2))
+        u = F.silu(u, inplace=not torch.is_grad_enabled())
         return u.permute(0, 2, 3, 1).contiguous()
 
 
@@ -198,7 +202,7 @@ class Decoder(nn.Module):
     def __init__(self, dims: Sequence[int], eps: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            ConvNormAct(coarse + skip, skip, 1, bias=False, eps=eps)
+            UpsampleFuse(coarse, skip, eps)
             for coarse, skip in zip(dims[:0:-1], dims[-2::-1], strict=True)
         )
 
@@ -206,7 +210,7 @@ class Decoder(nn.Module):
         """Four maps, fine to coarse -> (B, dims[0], H/4, W/4)."""
         x = maps[-1]
         for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
-            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1))
+            x = block(x, skip)
         return x
 
 
@@ -222,7 +226,7 @@ class Head(nn.Module):
             ConvNormAct(channels // 2, 8, 3, bias=True, eps=eps),
             upsample,
         )
-        self.out = nn.Conv2d(8, num_classes, 7, padding=3)
+        self.out = NarrowConv2d(8, num_classes, 7)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H/4, W/4) -> (B, num_classes, H, W)."""

@@ -24,7 +24,9 @@ from rsmamba_models.layers import (
     DepthwiseConv,
     Downsample,
     DropPath,
+    Linear,
     SelectiveScan2d,
+    linear,
     linear_init_,
 )
 
@@ -45,16 +47,16 @@ class Mamba(nn.Module):
     ) -> None:
         super().__init__()
         inner = round(expand * channels)
-        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)  # rows: input, gate
+        self.in_proj = Linear(channels, 2 * inner, bias=False)  # rows: input, gate
         self.conv = CausalConv1d(inner, d_conv)
         self.scan = SelectiveScan2d(inner, d_state, dt_rank, order="raster")
-        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.out_proj = Linear(inner, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); a pixel sees those before it in row-major order."""
         weight_u, weight_z = self.in_proj.weight.chunk(2)
-        gate = F.silu(F.linear(x, weight_z))
-        u = self.conv(F.linear(x, weight_u).flatten(1, 2))
+        gate = linear(x, weight_z, activation="silu")
+        u = self.conv(linear(x, weight_u).flatten(1, 2))
         y = self.scan(F.silu(u).view_as(gate))
         out: Tensor = self.out_proj(y * gate)
         return out
@@ -70,10 +72,10 @@ class ConvMlp(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = Linear(channels, hidden)
         self.dwconv = DepthwiseConv(hidden, 3)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

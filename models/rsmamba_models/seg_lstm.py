@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.errors import ArgumentsError
-from rsmamba_models.layers import CausalConv1d, DropPath
+from rsmamba_models.layers import CausalConv1d, DropPath, Linear
 from rsmamba_models.ops.mlstm import mlstm
 
 HEADS = 4
@@ -139,14 +139,14 @@ class MLSTMLayer(nn.Module):
         super().__init__()
         inner = _EXPANSION * dim
         self.reverse = reverse
-        self.proj_up = nn.Linear(dim, 2 * inner, bias=False)
+        self.proj_up = Linear(dim, 2 * inner, bias=False)
         self.conv = CausalConv1d(inner, _CONV_KERNEL)
         self.q = BlockDiagonal(inner, _QKV_BLOCK)
         self.k = BlockDiagonal(inner, _QKV_BLOCK)
         self.v = BlockDiagonal(inner, _QKV_BLOCK)
         self.cell = MLSTMCell(inner, eps=eps)
         self.skip = nn.Parameter(torch.ones(inner))
-        self.proj_down = nn.Linear(inner, dim, bias=False)
+        self.proj_down = Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, dim) -> (B, L, dim), both in row-major order."""

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.decoders.base import Decoder
-from rsmamba_models.layers import ConvNormAct
+from rsmamba_models.layers import ConvNormAct, UpsampleFuse
 
 
 class UNet(Decoder):
@@ -36,7 +34,7 @@ class UNet(Decoder):
     ) -> None:
         super().__init__(in_channels, num_classes, in_channels[0], dropout, batch_norm_eps)
         self.blocks = nn.ModuleList(
-            ConvNormAct(coarse + skip, skip, 1, bias=False, eps=batch_norm_eps)
+            UpsampleFuse(coarse, skip, batch_norm_eps)
             for coarse, skip in zip(in_channels[:0:-1], in_channels[-2::-1], strict=True)
         )
         self.refine = ConvNormAct(in_channels[0], in_channels[0], 3, bias=False, eps=batch_norm_eps)
@@ -46,6 +44,5 @@ class UNet(Decoder):
         """Maps, fine to coarse -> logits (B, num_classes, h, w) at the finest map's size."""
         x = maps[-1]
         for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="nearest")
-            x = block(torch.cat([x, skip], 1))
+            x = block(x, skip)
         return self.classify(self.refine(x))

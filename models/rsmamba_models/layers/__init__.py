@@ -7,8 +7,11 @@ from rsmamba_models.layers.conv import (
     ConvNormAct,
     DepthwiseConv,
     Downsample,
+    NarrowConv2d,
     PatchEmbed,
+    UpsampleFuse,
 )
+from rsmamba_models.layers.pointwise import Linear, linear
 from rsmamba_models.layers.rows import by_rows
 from rsmamba_models.layers.scan import SelectiveScan2d
 from rsmamba_models.layers.sizes import crop, pad_to, pad_to_multiple, resize
@@ -20,11 +23,15 @@ __all__ = [
     "DepthwiseConv",
     "Downsample",
     "DropPath",
+    "Linear",
     "Mlp",
+    "NarrowConv2d",
     "PatchEmbed",
     "SelectiveScan2d",
+    "UpsampleFuse",
     "by_rows",
     "crop",
+    "linear",
     "linear_init_",
     "pad_to",
     "pad_to_multiple",

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from rsmamba_models.layers.pointwise import Linear
 from rsmamba_models.layers.rows import by_rows
 
 
@@ -40,16 +41,15 @@ class Mlp(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc1 = Linear(channels, hidden, activation="gelu")
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         return by_rows(self._pixels, x, width=self.fc1.out_features)
 
     def _pixels(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        out: Tensor = self.fc2(self.fc1(x))
         return out
 
 

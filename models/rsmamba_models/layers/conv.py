@@ -1,9 +1,14 @@
 """Convolutions that change a map's size, and the convolution block of the decoders."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.layers.rows import by_rows
+from rsmamba_models.tracing import is_recorded
+
+_LANES = 16
+"""Channels that a CPU computes at a time."""
 
 
 class PatchEmbed(nn.Module):
@@ -24,8 +29,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, H/4, W/4, channels)."""
-        x = self.conv1(image).permute(0, 2, 3, 1)
-        x = by_rows(lambda x: F.gelu(self.norm1(x)), x, width=2 * x.shape[-1])
+        if not torch.is_grad_enabled():  # gradients of so few channels are less exact that way
+            image = image.contiguous(memory_format=torch.channels_last)
+        x = self.conv1(image).permute(0, 2, 3, 1).contiguous()
+        x = by_rows(lambda x: F.gelu(self.norm1(x)), x, width=2 * x.shape[-1], out=x)
         x = self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         out: Tensor = self.norm2(x)
         return out
@@ -122,3 +129,59 @@ class ConvNormAct(nn.Sequential):
         )
         self.norm = BatchNorm2d(out_channels, eps=eps)
         self.act = nn.ReLU() if act else nn.Identity()
+
+
+class UpsampleFuse(ConvNormAct):
+    """Upsample a map by nearest, concatenate with a finer one, fuse by 1x1, batch norm, ReLU.
+
+    Args:
+        coarse: Width of the map that is upsampled.
+        fine: Width of the finer one, and of the result.
+        eps: Epsilon of the batch norm.
+    """
+
+    def __init__(self, coarse: int, fine: int, eps: float = 1e-5) -> None:
+        super().__init__(coarse + fine, fine, 1, bias=False, eps=eps)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, coarse, h, w), (B, fine, H, W) -> (B, fine, H, W)."""
+        # A pixel-wise map and nearest neighbours commute, so the coarse part stays coarse.
+        of_coarse, of_fine = self.conv.weight.tensor_split([coarse.shape[1]], 1)
+        up = F.interpolate(F.conv2d(coarse, of_coarse), size=fine.shape[-2:], mode="nearest")
+        out: Tensor = self.act(self.norm(up + F.conv2d(fine, of_fine)))
+        return out
+
+
+class NarrowConv2d(nn.Conv2d):
+    """A convolution of odd size to few channels that keeps a map's size.
+
+    A CPU computes sixteen channels in the time of one. So there, neighbours in a row take the place
+    of channels: one convolution, as many columns wider as there are neighbours, computes all of
+    them, each by the kernel in another place, and steps over them.
+
+    Args:
+        in_channels: Width in.
+        out_channels: Width out.
+        kernel: Side of the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        count = next((n for n in (8, 4, 2) if n * self.out_channels <= _LANES), 1)
+        if count == 1 or x.device.type != "cpu" or is_recorded():
+            return super().forward(x)
+        shifted = [F.pad(self.weight, (n, count - 1 - n)) for n in range(count)]
+        width = x.shape[-1]
+        y = F.conv2d(
+            F.pad(x, (0, -width % count)),
+            torch.cat(shifted),
+            None if self.bias is None else self.bias.repeat(count),
+            stride=(1, count),
+            padding=self.padding,
+        )
+        batch, _, height, steps = y.shape
+        y = y.view(batch, count, self.out_channels, height, steps).permute(0, 2, 3, 4, 1)
+        return y.flatten(3)[..., :width]

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rsmamba_models.layers.pointwise import linear
 from rsmamba_models.ops import projected_scan, scan_order
 from rsmamba_models.ops.orders import KINDS
 
@@ -65,7 +65,7 @@ class SelectiveScan2d(nn.Module):
         rank, d_state = self.dt_proj.shape[-1], self.A_log.shape[-1]
         guides = guides or (u,)
         parts = [
-            F.linear(guide.reshape(batch, length, inner), weight.flatten(0, 1))
+            linear(guide.reshape(batch, length, inner), weight.flatten(0, 1))
             for guide, weight in zip(guides, self.x_proj.chunk(len(guides)), strict=True)
         ]
         projected = parts[0] if len(parts) == 1 else torch.cat(parts, -1)

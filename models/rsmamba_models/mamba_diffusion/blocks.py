@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsmamba_models.layers import DepthwiseConv, DropPath, Mlp, SelectiveScan2d
+from rsmamba_models.layers import DepthwiseConv, DropPath, Linear, Mlp, SelectiveScan2d
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class SS2D(nn.Module):
 
     def __init__(self, size: ScanSize) -> None:
         super().__init__()
-        self.in_proj = nn.Linear(size.channels, size.inner, bias=False)
+        self.in_proj = Linear(size.channels, size.inner, bias=False)
         self.conv = DepthwiseConv(size.inner, size.kernel, size.conv_bias)
         self.scan = SelectiveScan2d(size.inner, size.d_state, size.dt_rank)
         self.out_norm = nn.LayerNorm(size.inner, eps=size.eps)
-        self.out_proj = nn.Linear(size.inner, size.channels, bias=False)
+        self.out_proj = Linear(size.inner, size.channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, d) -> (B, H, W, d)."""

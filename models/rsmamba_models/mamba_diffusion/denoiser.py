@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rsmamba_models.layers import Linear
+
 
 class TimeEmbedding(nn.Module):
     """Log-SNR to a vector: learned sinusoids, then an MLP.
@@ -45,8 +47,8 @@ class DeformableAttention(nn.Module):
         self.points = points
         self.offsets = nn.Linear(channels, heads * points * 2)
         self.weights = nn.Linear(channels, heads * points)
-        self.value_proj = nn.Linear(channels, channels)
-        self.out_proj = nn.Linear(channels, channels)
+        self.value_proj = Linear(channels, channels)
+        self.out_proj = Linear(channels, channels)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -98,15 +100,15 @@ class DenoiserLayer(nn.Module):
         super().__init__()
         self.attention = DeformableAttention(channels, heads, points)
         self.norm1 = nn.LayerNorm(channels, eps=eps)
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc1 = Linear(channels, hidden, activation="gelu")
+        self.fc2 = Linear(hidden, channels)
         self.norm2 = nn.LayerNorm(channels, eps=eps)
         self.time = nn.Linear(time_width, 2 * channels)
 
     def forward(self, x: Tensor, position: Tensor, time: Tensor, height: int, width: int) -> Tensor:
         """Tokens (B, L, C), positions (1, L, C), time embedding (B, T) -> (B, L, C)."""
         x = self.norm1(x + self.attention(x + position, x, height, width))
-        x = self.norm2(x + self.fc2(F.gelu(self.fc1(x))))
+        x = self.norm2(x + self.fc2(self.fc1(x)))
         scale, shift = self.time(F.silu(time))[:, None].chunk(2, -1)
         out: Tensor = x * (1 + scale) + shift
         return out

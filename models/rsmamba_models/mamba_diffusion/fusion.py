@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsmamba_models.layers import DepthwiseConv, DropPath, Mlp, SelectiveScan2d
+from rsmamba_models.layers import DepthwiseConv, DropPath, Linear, Mlp, SelectiveScan2d, linear
 from rsmamba_models.mamba_diffusion.blocks import ScanSize
 
 
@@ -24,13 +24,13 @@ class Mixer(nn.Module):
 
     def __init__(self, size: ScanSize, projected: int) -> None:
         super().__init__()
-        self.in_proj = nn.Linear(size.channels, projected, bias=False)
-        self.other_in_proj = nn.Linear(size.channels, projected, bias=False)
+        self.in_proj = Linear(size.channels, projected, bias=False)
+        self.other_in_proj = Linear(size.channels, projected, bias=False)
         self.conv = DepthwiseConv(size.inner, size.kernel, size.conv_bias)
         self.other_conv = DepthwiseConv(size.inner, size.kernel, size.conv_bias)
         self.scan = SelectiveScan2d(size.inner, size.d_state, size.dt_rank)
         self.out_norm = nn.LayerNorm(size.inner, eps=size.eps)
-        self.out_proj = nn.Linear(size.inner, size.channels, bias=False)
+        self.out_proj = Linear(size.inner, size.channels, bias=False)
         self.other_out_proj = nn.Linear(size.inner, size.channels, bias=False).requires_grad_(False)
 
 
@@ -69,7 +69,7 @@ class SplitScan(Mixer):
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Two of (B, H, W, d) -> what is added to ``p``."""
         u, gate = self.in_proj(p).chunk(2, -1)
-        other = F.linear(q, self.other_in_proj.weight.chunk(2)[0])
+        other = linear(q, self.other_in_proj.weight.chunk(2)[0])
         y, y_other = self.merged(F.silu(self.conv(u)), F.silu(self.other_conv(other)))
         gate = F.silu(gate)
         out: Tensor = self.out_proj(y * gate + y_other * gate)

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from rsmamba_models.errors import ArgumentsError
+from rsmamba_models.tracing import is_recorded
 
 KINDS = {"raster": 1, "cross": 4, "omni": 8}
 
@@ -39,7 +39,7 @@ def scan_order(
         raise ArgumentsError(f"unknown scan order {kind!r}; known: {', '.join(KINDS)}")
     device = torch.device("cpu") if device is None else torch.device(device)
     # A table that was traced, or has a shape and no numbers, must not enter the cache.
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+    if is_recorded():
         return _build(kind, height, width, device)
     return _cached(kind, height, width, device)
 

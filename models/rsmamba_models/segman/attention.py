@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsmamba_models.layers import BatchNorm2d, DepthwiseConv, SelectiveScan2d
+from rsmamba_models.layers import BatchNorm2d, DepthwiseConv, Linear, SelectiveScan2d
 from rsmamba_models.ops.neighborhood import neighborhood_attention
 
 Rotation = tuple[Tensor, Tensor]
@@ -74,9 +74,9 @@ class LocalAttention(nn.Module):
         super().__init__()
         self.heads, self.window = heads, window
         self.head_dim = channels // heads
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = Linear(channels, 3 * channels)
         self.lepe = DepthwiseConv(channels, 5)
-        self.proj = nn.Linear(channels, channels)
+        self.proj = Linear(channels, channels)
         side = 2 * window - 1
         self.window_bias = nn.Parameter(torch.zeros(heads, side, side)) if relative_bias else None
 

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.checks import check_counts
 from rsmamba_models.errors import ArgumentsError
-from rsmamba_models.layers import BatchNorm2d, DepthwiseConv, DropPath, crop, pad_to
+from rsmamba_models.layers import BatchNorm2d, DepthwiseConv, DropPath, Linear, crop, pad_to
 from rsmamba_models.segman.attention import (
     GLOBAL_TABLE,
     LASS,
@@ -31,13 +30,13 @@ class ConvMlp(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = Linear(channels, hidden, activation="gelu")
         self.conv = DepthwiseConv(hidden, 3)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = F.gelu(self.fc1(x))
+        x = self.fc1(x)
         out: Tensor = self.fc2(x + self.conv(x))
         return out
 
