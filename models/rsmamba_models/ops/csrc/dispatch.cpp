@@ -37,10 +37,9 @@ int useful_threads(const ScanProblem& s, int threads) {
   return most < 1.0 ? 1 : most < threads ? int(most) : std::max(threads, 1);
 }
 
-// How many directions of an image and block of channels one task takes, where there are too few
-// blocks for all threads: the first task adds up that many, every later direction has a task and a
-// copy of the result of its own. Not a bit depends on it: copies are added in the order in which one
-// task would have done.
+// How many directions of an image and block of channels the first task takes, where there are too
+// few blocks for all threads: it adds them up, and every later direction has a task and a copy of
+// the result of its own. Copies are added in the order in which one task would have done.
 std::int64_t first_directions(const ScanProblem& s, std::int64_t blocks, int threads) {
   return std::min(s.directions, ceil_div(s.batch * blocks * s.directions, threads));
 }
