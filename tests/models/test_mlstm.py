@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsmamba_models.errors import ArgumentsError, BackendError
-from rsmamba_models.ops import mlstm_chunkwise, third_party
+from rsmamba_models.ops import mlstm_chunks, mlstm_chunkwise, third_party
 from rsmamba_models.ops.backends import MLSTM
 from rsmamba_models.ops.mlstm import mlstm
 
@@ -49,12 +49,16 @@ def error(ours, expected):
     blocks=st.integers(1, 12),
     i_scale=st.sampled_from([0.1, 1.0, 10.0]),
     f_shift=st.sampled_from([-6.0, 0.0, 6.0]),
+    one_thread=st.booleans(),
 )
-def test_chunkwise_equals_recurrent(shape, chunk, blocks, i_scale, f_shift):
+def test_chunkwise_equals_recurrent(shape, chunk, blocks, i_scale, f_shift, one_thread):
     inputs = make(shape, i_scale=i_scale, f_shift=f_shift)
     expected = with_gradients(inputs, form="recurrent")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlstm_chunkwise, "_CPU_BLOCKS", blocks)
+        patch.setattr(mlstm_chunks, "_STEPS", blocks * chunk)
+        patch.setattr(mlstm_chunks, "_CPU_CHUNKS", blocks)
+        patch.setattr(mlstm_chunkwise, "one_thread", lambda tensor: one_thread)
+        patch.setattr(mlstm_chunkwise, "_LONG", 20)
         result = with_gradients(inputs, form="chunkwise", chunk=chunk)
     for ours, reference in zip(result, expected, strict=True):
         assert torch.allclose(ours, reference, rtol=1e-8, atol=1e-9 * (1 + reference.abs().max()))
