@@ -51,7 +51,7 @@ def relative(found, expected):
 def small_blocks(monkeypatch):
     """Sizes that make short sequences go through many chunks, blocks and segments."""
     monkeypatch.setattr(torch_scan, "_CPU", torch_scan._Sizes(split=48, width=40, block=100))
-    monkeypatch.setattr(torch_scan, "_SEGMENT_STEPS", 12)
+    monkeypatch.setattr(torch_scan, "_SEGMENT_STEPS", 24)
 
 
 shapes = st.tuples(
@@ -71,7 +71,7 @@ def test_torch_equals_reference_with_gradients(shape, seed, softplus, extras):
         inputs[5] = inputs[6] = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_scan, "_CPU", torch_scan._Sizes(split=48, width=40, block=100))
-        patch.setattr(torch_scan, "_SEGMENT_STEPS", 12)
+        patch.setattr(torch_scan, "_SEGMENT_STEPS", 24)
         y = torch_scan.forward(ScanArguments(*inputs, order, softplus))
         expected = reference.forward(ScanArguments(*inputs, order, softplus))
         assert relative(y, expected) < 1e-13
@@ -100,6 +100,25 @@ def test_torch_equals_reference_at_real_block_sizes(shape):
     *inputs, order, softplus = problem(*shape)
     expected = reference.forward(ScanArguments(*inputs, order, softplus))
     assert relative(torch_scan.forward(ScanArguments(*inputs, order, softplus)), expected) < 1e-13
+
+
+@pytest.fixture
+def threads():
+    """PyTorch's number of threads, put back at the end."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_torch_gives_the_same_bits_with_any_number_of_threads(threads):
+    scan = ScanArguments(*problem(1, 4, 64 * 64, 48, 4, dtype=torch.float32))
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        y = torch_scan.forward(scan)
+        results.append((y, *torch_scan.backward(y.cos(), scan)))
+    for others in results[1:]:
+        assert all(map(torch.equal, results[0], others))
 
 
 def test_torch_gradients_pass_gradcheck(small_blocks):

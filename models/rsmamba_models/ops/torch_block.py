@@ -1,23 +1,29 @@
 """One block of steps of the pure PyTorch scan, forward and backward.
 
-Rows are (chunks, directions, batch), chunk-major; a state is (rows, N, D). The states before and
-after a block are those of its first and last chunk alone: (directions * batch, N, D).
+Sequences are (chunks, directions, batch), chunk-major; a state is (sequences, N, D). The states
+before and after a block are those of its first and last chunk alone: (directions * batch, N, D).
+
+On a CPU the first touch of fresh memory costs more than a pass over it, and every view half a
+microsecond. Large results therefore go to scratch memory, and the views of its steps are kept.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+LOG2E = 1.4426950408889634
 
-@dataclass(frozen=True)
-class Rows:
-    """What a segment reads, in scan order: (T, chunks, directions, batch, D or N).
+
+class Rows(NamedTuple):
+    """What a segment or a block reads, in scan order: (T, chunks, directions, batch, 1, D or N).
 
     Attributes:
         raw: Steps before softplus, bias included.
         step: Steps.
         u: Inputs.
+        fed: Steps times inputs.
         B: Input weights.
         C: Output weights.
     """
@@ -25,86 +31,111 @@ class Rows:
     raw: Tensor
     step: Tensor
     u: Tensor
+    fed: Tensor
     B: Tensor
     C: Tensor
 
 
-class RowGradients:
-    """Gradients of a segment's rows, filled block by block, and that of its result."""
+class RowGradients(NamedTuple):
+    """Gradient ``y`` of the result, in scan order, and those of the rows, filled block by block."""
 
-    def __init__(self, gy: Tensor, rows: Rows) -> None:
-        self.y = gy.view(rows.u.shape)
-        self.u = torch.empty_like(rows.u)
-        self.step = torch.empty_like(rows.u)
-        self.B = torch.empty_like(rows.B)
-        self.C = torch.empty_like(rows.C)
+    y: Tensor
+    u: Tensor
+    step: Tensor
+    B: Tensor
+    C: Tensor
+
+
+_Rows = TypeVar("_Rows", Rows, RowGradients)
+
+
+def blocks(segment: _Rows, count: int) -> list[_Rows]:
+    """Cut a segment into blocks of equally many steps; the last one may be shorter."""
+    parts = zip(*(t.chunk(count) for t in segment), strict=True)
+    return [type(segment)(*block) for block in parts]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A number for every state of a block's steps.
+
+    Attributes:
+        all: (T, chunks, directions, batch, N, D).
+        each: The same memory, for every step (sequences, N, D).
+    """
+
+    all: Tensor
+    each: tuple[Tensor, ...]
 
 
 class Buffers:
-    """Scratch memory that is reused from block to block."""
+    """Scratch memory that is reused from block to block, and its views."""
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
-        self._kept: dict[str, Tensor] = {}
+        self._kept: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._views: dict[tuple[str, torch.Size, torch.dtype], Tensor] = {}
+        self._steps: dict[tuple[str, torch.Size], Steps] = {}
 
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def take(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
         """An uninitialised tensor; valid until the name is taken again."""
-        count = torch.Size(shape).numel()
-        if name not in self._kept or self._kept[name].numel() < count:
-            self._kept[name] = self._like.new_empty(count)
-        return self._kept[name][:count].view(shape)
+        dtype = dtype or self._like.dtype
+        if (name, shape, dtype) not in self._views:
+            count = shape.numel()
+            if (name, dtype) not in self._kept or self._kept[name, dtype].numel() < count:
+                self._views.clear()
+                self._steps.clear()
+                self._kept[name, dtype] = self._like.new_empty(count, dtype=dtype)
+            self._views[name, shape, dtype] = self._kept[name, dtype][:count].view(shape)
+        return self._views[name, shape, dtype]
+
+    def steps(self, name: str, shape: torch.Size) -> Steps:
+        """An uninitialised number for every state of a block; as ``take``."""
+        whole = self.take(name, shape)
+        if (name, shape) not in self._steps:
+            self._steps[name, shape] = Steps(whole, whole.flatten(1, 3).unbind())
+        return self._steps[name, shape]
 
 
-def forward(
-    rows: Rows, span: slice, a2: Tensor, h: Tensor, chunks: int, buffers: Buffers, y: Tensor
-) -> Tensor:
-    """Run the steps of ``span``, write ``y`` (T, chunks, k, batch, D), return the state after."""
-    decay, states = _coefficients(rows, span, a2, buffers)
-    if chunks > 1:
-        h, _ = _carry(_run(decay, states), _whole_decay(rows, span, a2), h)
-    # The drives turn into the states in place.
-    for a, state in zip(decay.unbind(), states.unbind(), strict=True):
-        h = state.addcmul_(a, h)
-    _bmm(rows.C[span].unsqueeze(-2), states, y.unsqueeze(-2))
-    return h[-a2.shape[0] * rows.u.shape[3] :].clone()
+def forward(rows: Rows, a2: Tensor, h: Tensor, buffers: Buffers, y: Tensor) -> Tensor:
+    """Run the steps of a block and write ``y``, shaped as ``rows.u``; return the state after."""
+    decay, states = _coefficients(rows, a2, buffers)
+    start = h
+    if rows.u.shape[1] > 1:
+        start, _ = _carry(_run(decay, states), _whole_decay(rows, a2), h)
+    _run_in_place(decay, states, start)
+    _bmm(rows.C, states.all, y)
+    return states.each[-1][-h.shape[0] :].clone()
 
 
-def start_states(
-    rows: Rows, span: slice, a2: Tensor, h: Tensor, chunks: int, buffers: Buffers
-) -> tuple[Tensor, Tensor]:
-    """The state that each chunk of a block starts from, (rows, N, D), and the state after it."""
-    decay, drive = _coefficients(rows, span, a2, buffers)
-    if chunks > 1:
-        return _carry(_run(decay, drive), _whole_decay(rows, span, a2), h)
-    end = h
-    for a, b in zip(decay.unbind(), drive.unbind(), strict=True):
-        end = b.addcmul_(a, end)
-    return h, end.clone()
+def start_states(rows: Rows, a2: Tensor, h: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
+    """The state that each chunk of a block starts from, (sequences, N, D), and that after it."""
+    decay, states = _coefficients(rows, a2, buffers)
+    if rows.u.shape[1] > 1:
+        return _carry(_run(decay, states), _whole_decay(rows, a2), h)
+    _run_in_place(decay, states, h)
+    return h, states.each[-1].clone()
 
 
 def backward(
     rows: Rows,
-    span: slice,
     a2: Tensor,
     start: Tensor,
     g: Tensor,
-    chunks: int,
     buffers: Buffers,
     grads: RowGradients,
     dA: Tensor,
 ) -> Tensor:
-    """Gradients of one block: fill ``grads`` in ``span``, add to ``dA`` (k, 1, N, D).
+    """Gradients of one block: fill ``grads``, add to ``dA`` (k, 1, N, D).
 
     With g_t the gradient of h_t: ``g_t = C_t gy_t + a_{t+1} g_{t+1}``, the same recurrence
     backwards in time.
 
     Args:
-        rows: The segment's rows.
-        span: The block's steps.
+        rows: The block's rows.
         a2: Decay rates to base 2, (k, 1, N, D).
         start: The chunks' start states.
         g: What later blocks send back to the state after this one, (k * batch, N, D).
-        chunks: Chunks in the block.
         buffers: Scratch memory.
         grads: Where the rows' gradients go.
         dA: Gradient of A (not of ``a2``).
@@ -112,74 +143,73 @@ def backward(
     Returns:
         What this block sends back to the state before it.
     """
-    step, u = rows.step[span].unsqueeze(-2), rows.u[span].unsqueeze(-2)
-    gy = grads.y[span].unsqueeze(-2)
-    decay, states = _coefficients(rows, span, a2, buffers)
-    h = start
-    for a, state in zip(decay.unbind(), states.unbind(), strict=True):
-        h = state.addcmul_(a, h)
-    _bmm(states, gy.transpose(-1, -2), grads.C[span].unsqueeze(-1))
+    decay, states = _coefficients(rows, a2, buffers)
+    _run_in_place(decay, states, start)
+    _bmm(grads.y, states.all.mT, grads.C)
 
-    back = buffers.take("back", tuple(decay.shape))
-    torch.mul(gy, rows.C[span].unsqueeze(-1), out=_like_rows(back, rows))
-    later = zip(reversed(decay.unbind()), reversed(back.unbind()), strict=True)
-    if chunks > 1:
-        local = torch.zeros_like(start)
-        for a, q in reversed(list(zip(decay.unbind(), back.unbind(), strict=True))):
-            local = (q + local) * a
-        g = _carry_back(local, _whole_decay(rows, span, a2), g)
-    carried = g
-    for a, q in later:
-        carried = torch.mul(q.add_(carried), a)
-    drive = step * u
-    grad_drive = torch.empty_like(drive)
-    _bmm(rows.B[span].unsqueeze(-2), back, grad_drive)
-    _bmm(back, drive.transpose(-1, -2), grads.B[span].unsqueeze(-1))
+    back = buffers.steps("back", states.all.shape)
+    torch.mul(grads.y, rows.C.mT, out=back.all)
+    sent = g
+    if rows.u.shape[1] > 1:
+        sent = _carry_back(_run_back(decay, back), _whole_decay(rows, a2), g)
+    back.each[-1].add_(sent)
+    for t in reversed(range(len(back.each) - 1)):
+        back.each[t].addcmul_(decay.each[t + 1], back.each[t + 1])
+    sent = back.each[0][: g.shape[0]] * decay.each[0][: g.shape[0]]
+    grad_fed = grads.u  # until that is computed from it
+    _bmm(rows.B, back.all, grad_fed)
+    _bmm(rows.fed, back.all.mT, grads.B)
 
     # Gradient of step_t A: g_t a_t h_{t-1}, in the place of the decays.
-    decay.mul_(back)
-    decay[0].mul_(start)
-    decay[1:].mul_(states[:-1])
-    grad_exponent = _like_rows(decay, rows)
-    torch.mul(grad_exponent, step, out=_like_rows(states, rows))
-    dA.add_(_like_rows(states, rows).sum((0, 1, 3)).unsqueeze(1))
-    grad_exponent.mul_(a2 / _LOG2E)
-    torch.sum(grad_exponent, -2, out=grads.step[span])
-    grad_drive = grad_drive.squeeze(-2)
-    grads.step[span].addcmul_(grad_drive, rows.u[span])
-    torch.mul(grad_drive, rows.step[span], out=grads.u[span])
-    return carried[: g.shape[0] // chunks].clone()
+    grad_exponent = decay.all.mul_(back.all)
+    decay.each[0].mul_(start)
+    decay.all[1:].mul_(states.all[:-1])
+    torch.mul(grad_exponent, rows.step, out=states.all)
+    dA.add_(states.all.sum((0, 1, 3)).unsqueeze(1))
+    torch.sum(grad_exponent.mul_(a2 / LOG2E), -2, keepdim=True, out=grads.step)
+    grads.step.addcmul_(grad_fed, rows.u)
+    torch.mul(grad_fed, rows.step, out=grads.u)
+    return sent
 
 
-_LOG2E = 1.4426950408889634
+def _coefficients(rows: Rows, a2: Tensor, buffers: Buffers) -> tuple[Steps, Steps]:
+    """Decays ``a_t`` and drives ``b_t`` of every step, in scratch memory."""
+    shape = rows.u.shape[:-2] + a2.shape[-2:]
+    decay, drive = buffers.steps("decay", shape), buffers.steps("states", shape)
+    torch.mul(rows.step, a2, out=decay.all).exp2_()
+    torch.mul(rows.fed, rows.B.mT, out=drive.all)
+    return decay, drive
 
 
-def _coefficients(rows: Rows, span: slice, a2: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
-    """Decays ``a_t`` and drives ``b_t`` of every step: (T, rows, N, D), in scratch memory."""
-    step = rows.step[span]
-    states, channels = a2.shape[-2:]
-    shape = (*step.shape[:-1], states, channels)
-    decay, drive = buffers.take("decay", shape), buffers.take("drive", shape)
-    torch.exp2(torch.mul(step.unsqueeze(-2), a2, out=decay), out=decay)
-    torch.mul((step * rows.u[span]).unsqueeze(-2), rows.B[span].unsqueeze(-1), out=drive)
-    return decay.flatten(1, 3), drive.flatten(1, 3)
+def _run_in_place(decay: Steps, states: Steps, h: Tensor) -> None:
+    """Turn drives into states: ``h_t = a_t h_{t-1} + b_t`` from the state ``h`` on."""
+    for a, state in zip(decay.each, states.each, strict=True):
+        h = state.addcmul_(a, h)
 
 
-def _whole_decay(rows: Rows, span: slice, a2: Tensor) -> Tensor:
-    """What a chunk leaves of the state that it started from: (rows, N, D)."""
-    return torch.exp2(rows.step[span].sum(0).unsqueeze(-2) * a2).flatten(0, 2)
-
-
-def _run(decay: Tensor, drive: Tensor) -> Tensor:
+def _run(decay: Steps, drive: Steps) -> Tensor:
     """End states of chunks started from zero."""
-    h = drive[0]
-    for a, b in zip(decay.unbind()[1:], drive.unbind()[1:], strict=True):
+    h = drive.each[0]
+    for a, b in zip(decay.each[1:], drive.each[1:], strict=True):
         h = torch.addcmul(b, a, h)
     return h
 
 
+def _run_back(decay: Steps, back: Steps) -> Tensor:
+    """What chunks send back that get nothing sent back themselves."""
+    g = back.each[-1]
+    for a, q in zip(reversed(decay.each[1:]), reversed(back.each[:-1]), strict=True):
+        g = torch.addcmul(q, a, g)
+    return g * decay.each[0]
+
+
+def _whole_decay(rows: Rows, a2: Tensor) -> Tensor:
+    """What a chunk leaves of the state that it started from: (sequences, N, D)."""
+    return torch.exp2(rows.step.sum(0) * a2).flatten(0, 2)
+
+
 def _carry(local: Tensor, decay: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Start states of every chunk (rows, N, D), and the state after the last one."""
+    """Start states of every chunk (sequences, N, D), and the state after the last one."""
     starts = []
     shape = (-1, *h.shape)
     for end, a in zip(local.view(shape).unbind(), decay.view(shape).unbind(), strict=True):
@@ -189,7 +219,7 @@ def _carry(local: Tensor, decay: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _carry_back(local: Tensor, decay: Tensor, g: Tensor) -> Tensor:
-    """What every chunk gets sent back to its end state: (rows, N, D)."""
+    """What every chunk gets sent back to its end state: (sequences, N, D)."""
     ends = []
     shape = (-1, *g.shape)
     chunks = list(zip(local.view(shape).unbind(), decay.view(shape).unbind(), strict=True))
@@ -197,11 +227,6 @@ def _carry_back(local: Tensor, decay: Tensor, g: Tensor) -> Tensor:
         ends.append(g)
         g = torch.addcmul(first, a, g)
     return torch.cat(ends[::-1])
-
-
-def _like_rows(t: Tensor, rows: Rows) -> Tensor:
-    """(T, rows, N, D) as (T, chunks, k, batch, N, D)."""
-    return t.view(-1, *rows.u.shape[1:4], *t.shape[-2:])
 
 
 def _bmm(left: Tensor, right: Tensor, out: Tensor) -> None:

@@ -17,14 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rsmamba_models.ops import torch_block as block
 from rsmamba_models.ops.arguments import ScanArguments
 
-_LOG2E = 1.4426950408889634
-_SEGMENT_STEPS = 256
+_SEGMENT_STEPS = 512
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class _Sizes:
 
 
 # On a CPU, one step stays below the 32,768 numbers from which PyTorch splits an operation over
-# threads (tiny parallel regions cost more than they gain), and a block stays in the core's cache.
-_CPU = _Sizes(split=32_767, width=8_192, block=1 << 19)
+# threads (tiny parallel regions cost more than they gain), and a block stays in the last cache.
+_CPU = _Sizes(split=32_767, width=8_192, block=3 << 17)
 _GPU = _Sizes(split=1 << 22, width=1 << 20, block=1 << 26)
 
 
@@ -121,6 +119,11 @@ class _Scan:
         self.sizes = _CPU if u.device.type == "cpu" else _GPU
         self.batch, self.length = u.shape[:2]
         self.order = order.long()
+        # Where the map of every batch item starts in flat tensors, and its paths: (K, batch).
+        item = torch.arange(self.batch, device=order.device)
+        k = torch.arange(order.shape[0], device=order.device)[:, None]
+        self.map_start = item * self.length
+        self.path_start = (item * order.shape[0] + k) * self.length
         self.u, self.delta, self.B, self.C = (t.reshape(-1, t.shape[-1]) for t in (u, delta, B, C))
         self.A = A.to(self.dtype).transpose(1, 2).contiguous()  # (K, N, D)
         self.bias = None if delta_bias is None else delta_bias.to(self.dtype)
@@ -144,10 +147,11 @@ class _Scan:
         buffers = block.Buffers(a2)
         for segment in _segments(self.length, h.numel(), self.sizes):
             index = self._index(part, segment)
-            rows = self._gather(part, index)
-            y = torch.empty_like(rows.u)
-            for span in self._blocks(segment, h):
-                h = block.forward(rows, span, a2, h, segment.chunks, buffers, y[span])
+            rows = self._gather(part, index, buffers)
+            y = buffers.take("y", rows.u.shape)
+            count = self._blocks(segment, h)
+            for of_block, into in zip(block.blocks(rows, count), y.chunk(count), strict=True):
+                h = block.forward(of_block, a2, h, buffers, into)
             self._add(total, index.pixel, y)
 
     def run_backward(
@@ -159,71 +163,89 @@ class _Scan:
         segments = _segments(self.length, h.numel(), self.sizes)
         starts = []  # of every block, the state of each of its chunks
         for segment in segments:
-            rows = self._gather(part, self._index(part, segment))
-            for span in self._blocks(segment, h):
-                start, h = block.start_states(rows, span, a2, h, segment.chunks, buffers)
+            rows = self._gather(part, self._index(part, segment), buffers)
+            for of_block in block.blocks(rows, self._blocks(segment, h)):
+                start, h = block.start_states(of_block, a2, h, buffers)
                 starts.append(start)
         g = torch.zeros_like(h)
         dA = torch.zeros_like(a2)
         for segment in reversed(segments):
             index = self._index(part, segment)
-            rows = self._gather(part, index)
-            grads = block.RowGradients(gy.index_select(0, index.pixel.flatten()), rows)
-            for span in reversed(list(self._blocks(segment, h))):
-                start = starts.pop()
-                g = block.backward(rows, span, a2, start, g, segment.chunks, buffers, grads, dA)
+            rows = self._gather(part, index, buffers)
+            grads = block.RowGradients(
+                self._take("gy", gy, index.pixel, buffers),
+                buffers.take("du", rows.u.shape),
+                buffers.take("dstep", rows.step.shape),
+                buffers.take("dB", rows.B.shape),
+                buffers.take("dC", rows.C.shape),
+            )
+            count = self._blocks(segment, h)
+            of_blocks = zip(block.blocks(rows, count), block.blocks(grads, count), strict=True)
+            for of_block, into in reversed(list(of_blocks)):
+                g = block.backward(of_block, a2, starts.pop(), g, buffers, into, dA)
             self._add(du, index.pixel, grads.u)
+            dstep = grads.step
             if self.softplus:
-                grads.step = torch.ops.aten.softplus_backward(grads.step, rows.raw, 1, 20)
-            for flat, rows_of in ((ddelta, grads.step), (dB, grads.B), (dC, grads.C)):
-                flat.index_add_(0, index.path.flatten(), rows_of.flatten(0, -2))
+                dstep = torch.ops.aten.softplus_backward(dstep, rows.raw, 1, 20)
+            for flat, of_rows in ((ddelta, dstep), (dB, grads.B), (dC, grads.C)):
+                flat.index_add_(0, index.path.flatten(), of_rows.flatten(0, -2))
         return dA.flatten(1, 2).transpose(1, 2)
 
     def _start(self, part: _Part) -> tuple[Tensor, Tensor]:
         """Decay rates to base 2 (k, 1, N, D) and the first state (k * batch, N, D)."""
-        a2 = self.A[part.directions, None] * _LOG2E
+        a2 = self.A[part.directions, None] * block.LOG2E
         rows = a2.shape[0] * (part.batch.stop - part.batch.start)
         return a2, a2.new_zeros(rows, *a2.shape[2:])
 
-    def _blocks(self, segment: _Segment, h: Tensor) -> Iterator[slice]:
-        steps = segment.steps
-        if segment.chunks == 1:
-            steps = max(1, min(steps, self.sizes.block // h.numel()))
-        for t in range(0, segment.steps, steps):
-            yield slice(t, min(t + steps, segment.steps))
+    def _blocks(self, segment: _Segment, h: Tensor) -> int:
+        """Into how many blocks a segment is cut; chunks side by side share one."""
+        return 1 if segment.chunks > 1 else -(-segment.steps * h.numel() // self.sizes.block)
 
     def _index(self, part: _Part, segment: _Segment) -> _Index:
         times = slice(segment.start, segment.start + segment.chunks * segment.steps)
-        pixel = self.order[part.directions, times]
-        pixel = pixel.view(-1, segment.chunks, segment.steps).permute(2, 1, 0)[..., None]
-        item = torch.arange(part.batch.start, part.batch.stop, device=pixel.device)
-        k = torch.arange(part.directions.start, part.directions.stop, device=pixel.device)
-        path = (item * self.order.shape[0] + k[:, None]) * self.length
-        return _Index(pixel + item * self.length, pixel + path)
+        pixel = self.order[part.directions, times].view(-1, segment.chunks, segment.steps)
+        pixel = pixel.permute(2, 1, 0).contiguous().unsqueeze(-1)
+        return _Index(
+            pixel + self.map_start[part.batch],
+            pixel + self.path_start[part.directions, part.batch],
+        )
 
-    def _gather(self, part: _Part, index: _Index) -> block.Rows:
-        shape = index.pixel.shape
-        u = self.u.index_select(0, index.pixel.flatten()).to(self.dtype)
-        path = index.path.flatten()
+    def _gather(self, part: _Part, index: _Index, buffers: block.Buffers) -> block.Rows:
+        u = self._take("u", self.u, index.pixel, buffers)
         raw, b, c = (
-            t.index_select(0, path).to(self.dtype).view(*shape, -1)
-            for t in (self.delta, self.B, self.C)
+            self._take(name, flat, index.path, buffers)
+            for name, flat in (("delta", self.delta), ("B", self.B), ("C", self.C))
         )
         if self.bias is not None:
-            raw += self.bias[part.directions, None]
-        return block.Rows(raw, F.softplus(raw) if self.softplus else raw, u.view(*shape, -1), b, c)
+            raw += self.bias[part.directions, None, None]
+        step = raw
+        if self.softplus:
+            step = torch.ops.aten.softplus.out(raw, 1, 20, out=buffers.take("step", raw.shape))
+        fed = torch.mul(step, u, out=buffers.take("fed", u.shape))
+        return block.Rows(raw, step, u, fed, b, c)
+
+    def _take(self, name: str, flat: Tensor, index: Tensor, buffers: block.Buffers) -> Tensor:
+        """The rows of a flat tensor that an index asks for, in scratch memory."""
+        shape = torch.Size((index.numel(), flat.shape[-1]))
+        out = buffers.take(name, shape, flat.dtype)
+        torch.index_select(flat, 0, index.flatten(), out=out)
+        return out.to(self.dtype).view(*index.shape, 1, shape[-1])
 
     @staticmethod
     def _add(total: Tensor, pixel: Tensor, rows: Tensor) -> None:
-        # One direction at a time: it meets a pixel once, so the sum has one order on any device.
-        for k in range(pixel.shape[2]):
-            total.index_add_(0, pixel[:, :, k].flatten(), rows[:, :, k].flatten(0, -2))
+        # The sum has one order on any device: a CPU adds rows in theirs; elsewhere, directions are
+        # added one at a time, each of which meets a pixel once.
+        groups = [(pixel, rows)]
+        if total.device.type != "cpu":
+            groups = list(zip(pixel.unbind(2), rows.unbind(2), strict=True))
+        for at, added in groups:
+            total.index_add_(0, at.flatten(), added.flatten(0, -2))
 
 
 def _segments(length: int, numbers: int, sizes: _Sizes) -> list[_Segment]:
     """Cut a sequence whose state has ``numbers`` numbers into segments."""
     chunks = sizes.width // numbers
-    steps = max(1, min(_SEGMENT_STEPS // 4, sizes.block // (max(1, chunks) * numbers)))
+    steps = max(1, min(_SEGMENT_STEPS // 8, sizes.block // (max(1, chunks) * numbers)))
     segments = []
     start = 0
     if chunks >= 4:
