@@ -138,7 +138,7 @@ def test_autocast_leaves_the_cell_in_float32(form):
 
 
 @pytest.mark.parametrize("form", ["parallel", "recurrent", "chunkwise"])
-@pytest.mark.parametrize("shape", [(2, 2, 0, 4, 3), (0, 2, 5, 4, 3)])
+@pytest.mark.parametrize("shape", [(2, 2, 0, 4, 3), (0, 2, 5, 4, 3), (1, 2, 5, 4, 0)])
 def test_empty(form, shape):
     inputs = [t.requires_grad_() for t in make(shape)]
     h = mlstm(*inputs, form=form)

@@ -53,15 +53,15 @@ class Place(NamedTuple):
         Many chunks come before many sequences, so that steps of one sequence are never copied.
         """
         piece = tensor[self.lanes, self.steps]
-        lanes, number, rest = piece.shape[0], self.chunks.stop - self.chunks.start, piece.shape[2:]
+        (lanes, steps, *rest), number = piece.shape, self.chunks.stop - self.chunks.start
         if lanes == 1:
-            return piece.reshape(number, -1, *rest)
-        return piece.reshape(lanes, number, -1, *rest).transpose(0, 1).flatten(0, 1)
+            return piece.reshape(number, steps // number, *rest)
+        return piece.reshape(lanes, number, steps // number, *rest).transpose(0, 1).flatten(0, 1)
 
     def paste(self, target: Tensor, piece: Tensor) -> None:
         """Put (N, T, ...) back into an (all sequences, L, ...) tensor."""
         number = self.chunks.stop - self.chunks.start
-        pieces = piece.reshape(number, -1, *piece.shape[1:])
+        pieces = piece.reshape(number, len(piece) // number, *piece.shape[1:])
         target[self.lanes, self.steps] = pieces.transpose(0, 1).flatten(1, 2)
 
 
