@@ -97,14 +97,14 @@ class Buffers:
         return self._steps[name, shape]
 
 
-def forward(rows: Rows, a2: Tensor, h: Tensor, buffers: Buffers, y: Tensor) -> Tensor:
-    """Run the steps of a block and write ``y``, shaped as ``rows.u``; return the state after."""
+def forward(rows: Rows, a2: Tensor, h: Tensor, buffers: Buffers) -> Tensor:
+    """Run the steps of a block, its result in the place of ``rows.fed``; return the state after."""
     decay, states = _coefficients(rows, a2, buffers)
     start = h
     if rows.u.shape[1] > 1:
         start, _ = _carry(_run(decay, states), _whole_decay(rows, a2), h)
     _run_in_place(decay, states, start)
-    _bmm(rows.C, states.all, y)
+    _bmm(rows.C, states.all, rows.fed)
     return states.each[-1][-h.shape[0] :].clone()
 
 

@@ -148,11 +148,9 @@ class _Scan:
         for segment in _segments(self.length, h.numel(), self.sizes):
             index = self._index(part, segment)
             rows = self._gather(part, index, buffers)
-            y = buffers.take("y", rows.u.shape)
-            count = self._blocks(segment, h)
-            for of_block, into in zip(block.blocks(rows, count), y.chunk(count), strict=True):
-                h = block.forward(of_block, a2, h, buffers, into)
-            self._add(total, index.pixel, y)
+            for of_block in block.blocks(rows, self._blocks(segment, h)):
+                h = block.forward(of_block, a2, h, buffers)
+            self._add(total, index.pixel, rows.fed)
 
     def run_backward(
         self, part: _Part, gy: Tensor, du: Tensor, ddelta: Tensor, dB: Tensor, dC: Tensor
