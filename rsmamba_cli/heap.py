@@ -5,8 +5,8 @@ from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_INT = 2**31 - 1
-TRAINING = 1 << 30
-"""What training keeps: gradients of a large map come and go with every layer."""
+TRAINING = 64 << 20
+"""What training keeps: gradients of a map come and go with every layer."""
 
 
 def give_back() -> None:
