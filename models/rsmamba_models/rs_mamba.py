@@ -65,7 +65,7 @@ class OmniScan(SelectiveScan2d):
         weight_x, weight_z = self.in_proj.weight.chunk(2)
 
         def gated(y: Tensor, x: Tensor) -> Tensor:
-            out: Tensor = self.out_proj(self.out_norm(y) * linear(x, weight_z, activation="silu"))
+            out: Tensor = self.out_proj(self.out_norm(y) * F.silu(linear(x, weight_z)))
             return out
 
         y = super().forward(self._convolved(linear(x, weight_x)))

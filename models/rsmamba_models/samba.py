@@ -55,7 +55,7 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); a pixel sees those before it in row-major order."""
         weight_u, weight_z = self.in_proj.weight.chunk(2)
-        gate = linear(x, weight_z, activation="silu")
+        gate = F.silu(linear(x, weight_z))
         u = self.conv(linear(x, weight_u).flatten(1, 2))
         y = self.scan(F.silu(u).view_as(gate))
         out: Tensor = self.out_proj(y * gate)

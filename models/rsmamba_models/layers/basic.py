@@ -41,7 +41,8 @@ class Mlp(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Linear(channels, hidden, activation="gelu")
+        self.fc1 = Linear(channels, hidden)
+        self.act = nn.GELU()
         self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class Mlp(nn.Module):
         return by_rows(self._pixels, x, width=self.fc1.out_features)
 
     def _pixels(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.fc1(x))
+        out: Tensor = self.fc2(self.act(self.fc1(x)))
         return out
 
 

@@ -100,7 +100,7 @@ class DenoiserLayer(nn.Module):
         super().__init__()
         self.attention = DeformableAttention(channels, heads, points)
         self.norm1 = nn.LayerNorm(channels, eps=eps)
-        self.fc1 = Linear(channels, hidden, activation="gelu")
+        self.fc1 = Linear(channels, hidden)
         self.fc2 = Linear(hidden, channels)
         self.norm2 = nn.LayerNorm(channels, eps=eps)
         self.time = nn.Linear(time_width, 2 * channels)
@@ -108,7 +108,7 @@ class DenoiserLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor, time: Tensor, height: int, width: int) -> Tensor:
         """Tokens (B, L, C), positions (1, L, C), time embedding (B, T) -> (B, L, C)."""
         x = self.norm1(x + self.attention(x + position, x, height, width))
-        x = self.norm2(x + self.fc2(self.fc1(x)))
+        x = self.norm2(x + self.fc2(F.gelu(self.fc1(x))))
         scale, shift = self.time(F.silu(time))[:, None].chunk(2, -1)
         out: Tensor = x * (1 + scale) + shift
         return out

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsmamba_models.checks import check_counts
@@ -30,13 +31,13 @@ class ConvMlp(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Linear(channels, hidden, activation="gelu")
+        self.fc1 = Linear(channels, hidden)
         self.conv = DepthwiseConv(hidden, 3)
         self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = self.fc1(x)
+        x = F.gelu(self.fc1(x))
         out: Tensor = self.fc2(x + self.conv(x))
         return out
 
