@@ -259,7 +259,8 @@ def _write_all(
         try:
             while running:
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
+                # What is done is noted before what failed ends the run.
+                for future in sorted(finished, key=lambda f: f.exception() is not None):
                     job = running.pop(future)
                     future.result()
                     lines.write(job.key + "\n")
