@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsmamba_cli import heap
 from rsmamba_cli.commands.bench_flags import MarkdownFile
 from rsmamba_cli.commands.bench_pipeline import pipeline
 from rsmamba_cli.commands.bench_scaling import scaling
@@ -150,7 +149,6 @@ def _run(what: str, models: Sequence[str], measuring: Measuring) -> None:
         json_output=to_stdout, quiet=measuring.quiet, log=measuring.log, debug=measuring.debug
     ) as console:
         _check_outputs(measuring)
-        heap.keep_freed(heap.TRAINING)
         from rsmamba_cli.bench import BenchOptions, Scale, run_bench
         from rsmamba_cli.report.text import write_text
 

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from rsmamba_cli import heap
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags, usage_error
 from rsmamba_cli.commands.run_flags import Run, post_mortem, show_result
 from rsmamba_cli.console import running
@@ -40,7 +39,6 @@ def pretrain(
     and top-5 of a classifier on DIR/val.
     """
     with running(**out.settings()) as console:
-        heap.keep_freed(heap.TRAINING)
         from rsmamba_cli.pretraining import PretrainConfig
         from rsmamba_cli.pretraining import pretrain as library
         from rsmamba_cli.training import load_recipe

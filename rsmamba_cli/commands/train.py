@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from rsmamba_cli import heap
 from rsmamba_cli.commands.flags import Output, command_app, spread_flags, usage_error
 from rsmamba_cli.commands.run_flags import Run, post_mortem, show_result
 from rsmamba_cli.console import running
@@ -75,7 +74,6 @@ def train(
             usage_error("name a dataset; `rsmamba datasets` lists them", "--dataset")
         if budget is not None and run.resume:
             usage_error("a resumed run keeps the schedule it began with", "--budget")
-        heap.keep_freed(heap.TRAINING)
         from rsmamba_cli.training import load_recipe
         from rsmamba_cli.training import train as library
         from rsmamba_cli.training.devices import is_main_process

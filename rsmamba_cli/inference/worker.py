@@ -6,6 +6,7 @@ run's working folder, which it shares with the others (a local disk, or a networ
 """
 
 import contextlib
+import ctypes
 import os
 import socket
 import threading
@@ -16,7 +17,6 @@ from pathlib import Path
 
 from rsmamba_cli.errors import Interrupted, OutputError, ResumeError
 from rsmamba_cli.events import Event, Warned, ignore_events
-from rsmamba_cli.heap import keep_freed
 from rsmamba_cli.inference.device import torch_threads
 from rsmamba_cli.inference.engine import InProcessEngine
 from rsmamba_cli.inference.options import PredictOptions
@@ -135,6 +135,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 << 20
 
 
@@ -145,8 +146,12 @@ def keep_freed_memory() -> None:
     128 KiB then comes from the kernel and goes back to it, page by page, which doubles the time of
     a model on the CPU. What is set here is where glibc arrives by itself otherwise.
     """
-    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        keep_freed(_LARGEST_KEPT)
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        return
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
 
 
 def _open(spec: RunSpec, device: str | None) -> tuple[Prepared, LazyPredictor, Blocks]:
