@@ -241,21 +241,15 @@ RS_INLINE void forward_chunk(const ScanProblem& s, const Maps& m, const Chunk& c
       __builtin_prefetch(m.delta + at * s.delta_length + channel);
       __builtin_prefetch(m.u + at * s.u_length + channel);
     };
-    const auto nothing = [](int) {};
-    int64_t n = 0;
-    const auto group = [&](auto size) RS_LAMBDA {
+    in_groups(s.states, [&](auto size, int64_t n) RS_LAMBDA {
       constexpr int kSize = decltype(size)::value;
       if (n == 0) {
         advance_quietly<kSize>(a, state, r.dt[v], r.dtu[v], chunk.b, 0, chunk.count, ask);
       } else {
         advance_quietly<kSize>(a + n * W, state + n * W, r.dt[v], r.dtu[v], chunk.b, n,
-                               chunk.count, nothing);
+                               chunk.count, [](int) {});
       }
-      n += kSize;
-    };
-    while (n + kGroup <= s.states) group(Number<kGroup>());
-    while (n + 4 <= s.states) group(Number<4>());
-    while (n < s.states) group(Number<1>());
+    });
   }
 }
 
@@ -306,10 +300,7 @@ RS_INLINE void reverse_chunk(const ScanProblem& s, const Maps& m, const Chunk& c
   for (int v = 0; v < VV; ++v) {
     const int64_t d = p.channel + v * W;
     const int lanes = p.lanes[v];
-    V skip = set1(0.0f);
-    for (int64_t j = 0; skips && j < s.directions; ++j) {
-      skip = add(skip, load_some(s.skip + j * s.channels + d, lanes));
-    }
+    const V skip = skips ? whole_skip(s, d, lanes) : set1(0.0f);
     V bias_sum = load(p.bias_sum + v * W);
     V skip_sum = load(p.skip_sum + v * W);
     for (int t = 0; t < chunk.count; ++t) {

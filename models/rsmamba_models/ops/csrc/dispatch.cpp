@@ -51,6 +51,22 @@ struct Cut {
   std::int64_t together;  // directions in the first task of a block
 };
 
+// Task i of a cut. Part 0 of every block, the longest of its tasks, comes before part 1 of any.
+template <typename Task>
+struct Piece {
+  Piece(const ScanProblem& s, const Cut& cut, std::int64_t i)
+      : block(i % cut.blocks), part(i / cut.blocks / s.batch) {
+    task.batch = i / cut.blocks % s.batch;
+    task.channel = block * cut.channels;
+    task.channel_end = std::min(s.channels, task.channel + cut.channels);
+    task.direction = part == 0 ? 0 : cut.together + part - 1;
+    task.direction_end = cut.together + part;
+  }
+
+  std::int64_t block, part;
+  Task task;
+};
+
 Cut cut_forward(const ScanProblem& s, const Kernels& kernel, int threads) {
   const std::int64_t vectors = ceil_div(s.channels, kernel.width);
   // Wide blocks read whole rows of the map and share the rows of B and C; bounded by the cache
@@ -104,14 +120,7 @@ void run_forward(const ScanProblem& s, const Kernels& kernel, int threads) {
   expect_writes(s.y, map * 4);
 
   parallel(tasks, threads, [&](std::int64_t i, int worker) {
-    const std::int64_t block = i % cut.blocks;
-    const std::int64_t part = i / cut.blocks / s.batch;  // the longest tasks first
-    ForwardTask task;
-    task.batch = i / cut.blocks % s.batch;
-    task.channel = block * cut.channels;
-    task.channel_end = std::min(s.channels, task.channel + cut.channels);
-    task.direction = part == 0 ? 0 : cut.together + part - 1;
-    task.direction_end = cut.together + part;
+    auto [block, part, task] = Piece<ForwardTask>(s, cut, i);
     task.y = part == 0 ? s.y : separate.as<float>() + (part - 1) * map;
     task.scratch = workspace.as<float>() + worker * scratch;
     kernel.forward(s, task);
@@ -134,8 +143,8 @@ void run_backward(const ScanProblem& s, const Kernels& kernel, int threads) {
   const std::int64_t pairs = ceil_div(s.channels, kernel.pair);
   const std::int64_t per_block = ceil_div(pairs, ceil_div(s.channels, 96)) * kernel.pair;
   const std::int64_t blocks = ceil_div(s.channels, per_block);
-  const std::int64_t together = first_directions(s, blocks, threads);
-  const std::int64_t parts = s.directions - together + 1;
+  const Cut cut = {blocks, per_block, first_directions(s, blocks, threads)};
+  const std::int64_t parts = s.directions - cut.together + 1;
   const std::int64_t tasks = s.batch * blocks * parts;
   threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
 
@@ -157,14 +166,7 @@ void run_backward(const ScanProblem& s, const Kernels& kernel, int threads) {
   expect_writes(s.grad_c, rows * 4);
 
   parallel(tasks, threads, [&](std::int64_t i, int worker) {
-    const std::int64_t block = i % blocks;
-    const std::int64_t part = i / blocks / s.batch;  // the longest tasks first
-    BackwardTask task;
-    task.batch = i / blocks % s.batch;
-    task.channel = block * per_block;
-    task.channel_end = std::min(s.channels, task.channel + per_block);
-    task.direction = part == 0 ? 0 : together + part - 1;
-    task.direction_end = together + part;
+    auto [block, part, task] = Piece<BackwardTask>(s, cut, i);
     task.grad_u = part == 0 ? s.grad_u : separate_u.as<float>() + (part - 1) * map;
     task.grad_b = block == 0 ? s.grad_b : separate_b.as<float>() + (block - 1) * rows;
     task.grad_c = block == 0 ? s.grad_c : separate_c.as<float>() + (block - 1) * rows;

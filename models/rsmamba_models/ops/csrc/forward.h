@@ -47,6 +47,15 @@ inline void pack_projection(const ScanProblem& s, int64_t direction, int64_t cha
   }
 }
 
+// The skip weights of all directions multiply the same u: their sum is applied once, in the first.
+RS_INLINE V whole_skip(const ScanProblem& s, int64_t channel, int lanes) {
+  V skip = set1(0.0f);
+  for (int64_t k = 0; k < s.directions; ++k) {
+    skip = add(skip, load_some(s.skip + k * s.channels + channel, lanes));
+  }
+  return skip;
+}
+
 // T steps of a vector of channels, before bias and softplus, from their low rank.
 template <int T>
 RS_INLINE void project(const float* const* low, const float* weight, int64_t rank, float* out) {
@@ -126,25 +135,34 @@ RS_INLINE void advance(const float* a, float* state, Steps& steps, const Rows& r
   repeat<NS>([&](auto n) RS_LAMBDA { store(state + n.value * W, h.of[n.value]); });
 }
 
-// All N states through one chunk, in groups of a fixed sequence of sizes.
+// Calls some(Number<size>(), n) with groups of states, n the first of each, that make up all states.
+template <typename F>
+RS_INLINE void in_groups(int64_t states, F some) {
+  int64_t n = 0;
+  for (; n + kGroup <= states; n += kGroup) some(Number<kGroup>(), n);
+  if (n + 4 <= states) {
+    some(Number<4>(), n);
+    n += 4;
+  }
+  if (n + 2 <= states) {
+    some(Number<2>(), n);
+    n += 2;
+  }
+  if (n < states) some(Number<1>(), n);
+}
+
+// All N states of a vector through one chunk. `beside` is called once for each step.
 template <typename F>
 RS_INLINE void advance_all(const float* a, float* state, Steps& steps, const Rows& rows,
                            int64_t states, F beside) {
-  const auto nothing = [](int) {};
-  int64_t n = 0;
-  const auto group = [&](auto size) RS_LAMBDA {
+  in_groups(states, [&](auto size, int64_t n) RS_LAMBDA {
     constexpr int kSize = decltype(size)::value;
     if (n == 0) {
       advance<kSize, true>(a, state, steps, rows, 0, beside);
     } else {
-      advance<kSize, false>(a + n * W, state + n * W, steps, rows, n, nothing);
+      advance<kSize, false>(a + n * W, state + n * W, steps, rows, n, [](int) {});
     }
-    n += kSize;
-  };
-  while (n + kGroup <= states) group(Number<kGroup>());
-  if (n + 4 <= states) group(Number<4>());
-  if (n + 2 <= states) group(Number<2>());
-  if (n < states) group(Number<1>());
+  });
 }
 
 inline int64_t forward_scratch(const ScanProblem& s, int64_t channels) {
@@ -165,12 +183,7 @@ inline void begin_direction(const ScanProblem& s, const ForwardTask& task, int64
     pack_a(s, k, d, lanes, p.a + v * s.states * W);
     if (s.rank > 0) pack_projection(s, k, d, lanes, p.weight + v * s.rank * W);
     store(p.bias + v * W, s.bias ? load_some(s.bias + k * s.channels + d, lanes) : set1(0.0f));
-    // The skip weights of all directions multiply the same u: their sum is applied once.
-    V skip = set1(0.0f);
-    for (int64_t j = 0; s.skip && j < s.directions; ++j) {
-      skip = add(skip, load_some(s.skip + j * s.channels + d, lanes));
-    }
-    store(p.skip + v * W, skip);
+    if (k == 0 && s.skip) store(p.skip + v * W, whole_skip(s, d, lanes));
   }
   memset(p.state, 0, static_cast<size_t>(vectors * s.states * W) * sizeof(float));
 }
