@@ -26,7 +26,7 @@ from rsmamba_models.layers import (
     NarrowConv2d,
     PatchEmbed,
     SelectiveScan2d,
-    UpsampleFuse,
+    TopDown,
     by_rows,
     crop,
     linear,
@@ -201,17 +201,12 @@ class Decoder(nn.Module):
 
     def __init__(self, dims: Sequence[int], eps: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            UpsampleFuse(coarse, skip, eps)
-            for coarse, skip in zip(dims[:0:-1], dims[-2::-1], strict=True)
-        )
+        self.blocks = TopDown(dims, eps)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps, fine to coarse -> (B, dims[0], H/4, W/4)."""
-        x = maps[-1]
-        for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
-            x = block(x, skip)
-        return x
+        out: Tensor = self.blocks(maps)
+        return out
 
 
 class Head(nn.Module):

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rsmamba_models.decoders.base import Decoder
-from rsmamba_models.layers import ConvNormAct, UpsampleFuse
+from rsmamba_models.layers import ConvNormAct, TopDown
 
 
 class UNet(Decoder):
@@ -33,16 +33,10 @@ class UNet(Decoder):
         batch_norm_eps: float = 1e-5,
     ) -> None:
         super().__init__(in_channels, num_classes, in_channels[0], dropout, batch_norm_eps)
-        self.blocks = nn.ModuleList(
-            UpsampleFuse(coarse, skip, batch_norm_eps)
-            for coarse, skip in zip(in_channels[:0:-1], in_channels[-2::-1], strict=True)
-        )
+        self.blocks = TopDown(in_channels, batch_norm_eps)
         self.refine = ConvNormAct(in_channels[0], in_channels[0], 3, bias=False, eps=batch_norm_eps)
         self.initialise()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps, fine to coarse -> logits (B, num_classes, h, w) at the finest map's size."""
-        x = maps[-1]
-        for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
-            x = block(x, skip)
-        return self.classify(self.refine(x))
+        return self.classify(self.refine(self.blocks(maps)))

@@ -9,6 +9,7 @@ from rsmamba_models.layers.conv import (
     Downsample,
     NarrowConv2d,
     PatchEmbed,
+    TopDown,
     UpsampleFuse,
 )
 from rsmamba_models.layers.pointwise import Linear, linear
@@ -28,6 +29,7 @@ __all__ = [
     "NarrowConv2d",
     "PatchEmbed",
     "SelectiveScan2d",
+    "TopDown",
     "UpsampleFuse",
     "by_rows",
     "crop",

@@ -1,5 +1,7 @@
 """Convolutions that change a map's size, and the convolution block of the decoders."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -150,6 +152,28 @@ class UpsampleFuse(ConvNormAct):
         up = F.interpolate(F.conv2d(coarse, of_coarse), size=fine.shape[-2:], mode="nearest")
         out: Tensor = self.act(self.norm(up + F.conv2d(fine, of_fine)))
         return out
+
+
+class TopDown(nn.ModuleList):
+    """From the coarsest map of a pyramid to the finest, by an ``UpsampleFuse`` for every finer one.
+
+    Args:
+        widths: Of the maps, fine to coarse.
+        eps: Epsilon of the batch norms.
+    """
+
+    def __init__(self, widths: Sequence[int], eps: float) -> None:
+        super().__init__(
+            UpsampleFuse(coarse, fine, eps)
+            for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps, fine to coarse -> one of the finest's size and width."""
+        x = maps[-1]
+        for fuse, finer in zip(self, maps[-2::-1], strict=True):
+            x = fuse(x, finer)
+        return x
 
 
 class NarrowConv2d(nn.Conv2d):
